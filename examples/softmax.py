@@ -1,0 +1,20 @@
+"""Softmax over rows too long for one block's registers. The input takes 6.4 GB."""
+
+import torch
+from torch import nn
+
+batch_size = 4096
+features = 393216
+
+
+class Model(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(x, dim=1)
+
+
+def get_inputs() -> list[torch.Tensor]:
+    return [torch.randn(batch_size, features)]
+
+
+def get_init_inputs() -> list[object]:
+    return []

@@ -1,0 +1,163 @@
+"""The measuring process's side of its workers: start, ask, watch, end them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from time import perf_counter, sleep
+from types import TracebackType
+from typing import IO, Any
+
+from modelnew.bench.channel import Channel, Message
+from modelnew.errors import BenchError
+
+_PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+_QUIET_WAIT = 0.05  # seconds; thread pools spin for some milliseconds after their work, in case more comes
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class VariantFailedError(Exception):
+    """A variant cannot go on; the text is the reason that its row shows."""
+
+
+class Worker:
+    """One worker process. It is trusted with nothing but running the variants: time that passes is also taken here."""
+
+    def __init__(self, pid: int, channel: Channel, log: IO[bytes], nursery: Nursery) -> None:
+        self.pid = pid
+        self.swapped = False  # whether the halves of its inputs are exchanged
+        self.ended = False
+        self._channel, self._log, self._nursery = channel, log, nursery
+
+    def ask(self, do: str, *, timeout_s: float = 120.0, **request: Any) -> Message:
+        """The answer to a request. Raises VariantFailedError with the reason for an error, a crash, or silence (the
+        worker is then ended)."""
+        if self.ended:
+            raise VariantFailedError("its process has ended")
+        with contextlib.suppress(BrokenPipeError):  # a worker that has died is noticed below
+            self._channel.send({"do": do, **request})
+        try:
+            answer = self._channel.receive(timeout_s)
+        except TimeoutError:
+            self.end()
+            raise VariantFailedError(f"gave no answer within {timeout_s:.0f} s") from None
+        if answer is None:
+            raise VariantFailedError(self._last_words())
+        if "error" in answer:
+            raise VariantFailedError(str(answer["error"]))
+        if do == "refresh":
+            self.swapped = not self.swapped
+        return answer
+
+    def timed(self, do: str, **request: Any) -> tuple[Message, float]:
+        """The answer, and the seconds that passed on this process's clock."""
+        start = perf_counter()
+        answer = self.ask(do, **request)
+        return answer, perf_counter() - start
+
+    def cpu_seconds(self) -> float:
+        """Processor time of all its threads so far, as the system counts it (steps of 10 ms)."""
+        try:
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / _TICKS
+
+    def becomes_quiet(self, wait_s: float = _QUIET_WAIT) -> bool:
+        """Waits until no thread of it runs; False when one still does after `wait_s` seconds."""
+        stop = perf_counter() + wait_s
+        while self._running():
+            if perf_counter() > stop:
+                return False
+            sleep(0.0005)
+        return True
+
+    def _running(self) -> bool:
+        for task in Path(f"/proc/{self.pid}/task").glob("*"):
+            with contextlib.suppress(OSError, IndexError):
+                if (task / "stat").read_text().rsplit(")", 1)[1].split()[0] == "R":
+                    return True
+        return False
+
+    def end(self) -> None:
+        """Ends the process, however busy it is."""
+        if self.ended:
+            return
+        self.ended = True
+        self._channel.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        self._nursery.wait(self.pid)
+        self._log.close()
+
+    def _last_words(self) -> str:
+        status = self._nursery.wait(self.pid)
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        self.ended = True
+        self._channel.close()
+        self._log.close()
+        how = f"was killed by {signal.Signals(status & 127).name}" if status & 127 else f"ended with code {status >> 8}"
+        return f"its process {how}" + (f": {lines[-1]}" if lines else "")
+
+
+class Nursery:
+    """Where workers come from: a process that has imported PyTorch and nothing else. A context manager; leaving it
+    ends all workers."""
+
+    def __enter__(self) -> Nursery:
+        ours, theirs = socket.socketpair()
+        path = os.pathsep.join([str(_PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "modelnew.bench.worker", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, "PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        theirs.close()
+        self._end, self._channel = ours, Channel(ours)
+        self._statuses: dict[int, int] = {}
+        self._workers: list[Worker] = []
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end_workers()
+        self._end.close()
+        self._process.wait(10)
+
+    def worker(self) -> Worker:
+        """A fresh worker. Raises BenchError when the nursery is gone."""
+        ours, theirs = socket.socketpair()
+        log = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the worker)
+        with theirs:
+            socket.send_fds(self._end, [b"f"], [theirs.fileno(), log.fileno()])
+            answer = self._channel.receive(120.0)
+        if answer is None:
+            raise BenchError(
+                "the process that starts the workers has ended", doing="timing", hint="Memory may be short."
+            )
+        worker = Worker(answer["pid"], Channel(ours), log, self)
+        self._workers.append(worker)
+        return worker
+
+    def wait(self, pid: int) -> int:
+        """How a worker that has ended did end, as `os.waitpid` says it."""
+        if pid not in self._statuses:
+            self._end.sendall(b"w" + pid.to_bytes(8, "little"))
+            answer = self._channel.receive(30.0)
+            self._statuses[pid] = answer["status"] if answer else 0
+        return self._statuses[pid]
+
+    def end_workers(self) -> None:
+        for worker in self._workers:
+            worker.end()
+        self._workers.clear()

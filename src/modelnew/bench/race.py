@@ -1,0 +1,222 @@
+"""The course of a measurement: sets of processes come and go, each variant is loaded, warmed up, timed and watched."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+import torch
+
+from modelnew.bench import allocator
+from modelnew.bench.channel import Message
+from modelnew.bench.fleet import Nursery, VariantFailedError, Worker
+from modelnew.bench.honesty import RESTLESS, Expected, Values, Watch
+from modelnew.bench.remote import RemoteSeat
+from modelnew.bench.report import Report
+from modelnew.bench.schedule import Times, measure_block, plan
+from modelnew.bench.summary import AGAIN, summarise
+from modelnew.bench.tensors import deviation
+from modelnew.errors import BenchError
+from modelnew.problem import Problem
+
+EAGER = "eager"
+PROCESSES, BLOCKS_PER_PROCESS = 5, 3
+_SETTLE_TIME = 2.0  # seconds; threads of a first call may take this long to go to sleep
+_LOAD_TIMEOUT, _WARM_TIMEOUT = 900.0, 1800.0  # seconds; huge inputs are made, kernels are built
+_TRUTH = "float64"
+
+
+@dataclass
+class Race:
+    """One measurement: its processes come and go, its results stay."""
+
+    problem: Problem
+    entries: list[Message]
+    device: str
+    dtype: str | None
+    rng: random.Random
+    tell: Callable[[str], None]
+    times: Times = field(default_factory=Times)
+    watches: dict[str, Watch] = field(default_factory=dict)
+    first_calls: dict[str, float] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
+    error_against: str = EAGER
+    isolated: bool = True
+    looked_again: bool = True
+
+    def run(self, nursery: Nursery, budget_s: float) -> None:
+        footprint = self.problem.footprint(device=self.device, dtype=self.dtype)
+        self.problem.require_memory(footprint.peak, "timing", device=self.device, dtype=self.dtype)
+        files = sum("file" in entry for entry in self.entries)
+        self.isolated = (2 + files) * footprint.peak < 0.8 * footprint.free
+        processes, begun, number = PROCESSES, monotonic(), 0
+        while number < processes:
+            self.tell(f"starting process set {number + 1} of {processes}")
+            seats = self._start(nursery, truth=number == 0 and 3 * footprint.peak < 0.5 * footprint.free)
+            if number == 0:  # builds happen once, the rest of the set-up for every set of processes
+                setup_s = monotonic() - begun - sum(self.first_calls.values())
+                processes = max(1, min(PROCESSES, int(2 * PROCESSES * budget_s / max(setup_s, 1e-9))))
+            self._launch(seats, number, processes, budget_s / processes)
+            nursery.end_workers()
+            number += 1
+
+    def report(self, seed: int) -> Report:
+        protocol: Mapping[str, object] = {
+            "outputs": "fresh",
+            "isolation": "a process per file" if self.isolated else "one process: not enough memory for more",
+            "outputs_checked_while_timed": self.looked_again,
+        }
+        return summarise(
+            self.times,
+            [entry["name"] for entry in self.entries],
+            self.first_calls,
+            self.errors,
+            error_against=self.error_against,
+            subject=str(self.problem.path),
+            device=self.device,
+            dtype=self.dtype,
+            seed=seed,
+            protocol=protocol,
+        )
+
+    def _start(self, nursery: Nursery, *, truth: bool) -> list[RemoteSeat]:
+        """A set of workers with everything loaded, built and warm."""
+        again: Message = {"name": AGAIN, "baseline": EAGER}
+        here = [e for e in self.entries if "file" not in e]
+        files = [e for e in self.entries if "file" in e and e["name"] not in self.times.failed]
+        groups = [here, [again], *([entry] for entry in files)] if self.isolated else [[*here, again, *files]]
+        seed = self.rng.getrandbits(31)
+        seats = []
+        for group in groups:
+            worker = nursery.worker()
+            seats += self._load(worker, [e for e in group if e["name"] not in self.times.failed], seed)
+        for seat in seats:
+            seat.rivals = [rival for rival in seats if rival.worker is not seat.worker]
+            self.tell(f"warming up {seat.name}")
+            if self._try(seat, lambda seat=seat: seat.warm(_WARM_TIMEOUT)):  # type: ignore[misc]
+                self.first_calls.setdefault(seat.name, seat.first_call_s)
+            if not seat.worker.becomes_quiet(_SETTLE_TIME):
+                seat.watch.faults.add(RESTLESS)
+        self._drop_offenders(seats)
+        seats = [seat for seat in seats if seat.name not in self.times.failed]
+        if truth:
+            self._judge(nursery, seats, seed)
+        return seats
+
+    def _load(self, worker: Worker, entries: Sequence[Message], seed: int) -> list[RemoteSeat]:
+        request = {"device": self.device, "dtype": self.dtype, "seed": seed, "threads": torch.get_num_threads()}
+        try:
+            answer = worker.ask(
+                "load",
+                path=str(self.problem.path),
+                overrides=dict(self.problem.overrides),
+                entries=list(entries),
+                timeout_s=_LOAD_TIMEOUT,
+                **request,
+            )
+            failed = answer["failed"]
+        except VariantFailedError as error:
+            failed = {entry["name"]: str(error) for entry in entries}
+        for name, why in failed.items():
+            self._fail(name, why)
+        names = [entry["name"] for entry in entries if entry["name"] not in failed]
+        return [RemoteSeat(name, worker, self.watches.setdefault(name, Watch()), self.rng) for name in names]
+
+    def _launch(self, seats: Sequence[RemoteSeat], number: int, processes: int, budget_s: float) -> None:
+        blocks, rounds = plan(sum(seat.turn_seconds for seat in seats), budget_s, BLOCKS_PER_PROCESS)
+        launch: list[list[dict[str, float]]] = []
+        self.times.launches.append(launch)
+        stop = monotonic() + 2 * budget_s  # the estimate may be off
+        for block in range(blocks):
+            self.tell(f"timing: process set {number + 1} of {processes}, block {block + 1} of {blocks}")
+            for worker in {seat.worker.pid: seat.worker for seat in seats}.values():
+                self._ask_all(worker, seats, "block")
+            self._expect(seats)
+            measured = measure_block(seats, rounds, self.rng, self.times, stop)
+            if not self._drop_offenders(seats):  # a block with somebody else at work in it says nothing
+                launch.append(measured)
+        if self.device == "cpu" and allocator.available():
+            self._reuse(seats)
+
+    def _drop_offenders(self, seats: Sequence[RemoteSeat]) -> bool:
+        """Ends the workers of variants whose times cannot be believed; True when one was at work while others were
+        timed."""
+        disturbed = False
+        trusted = {AGAIN, *(entry["name"] for entry in self.entries if "file" not in entry)}
+        for seat in seats:
+            if seat.name not in trusted | self.times.failed.keys() and (why := seat.watch.verdict()):
+                self._fail(seat.name, why)
+                disturbed |= seat.watch.disturbs
+                if self.isolated:
+                    seat.worker.end()
+        return disturbed
+
+    def _reuse(self, seats: Sequence[RemoteSeat]) -> None:
+        """One more turn of every variant, with output memory that is already mapped."""
+        seats = [seat for seat in seats if seat.name not in self.times.failed]
+        for worker in {seat.worker.pid: seat.worker for seat in seats}.values():
+            self._ask_all(worker, seats, "outputs", how="reused")
+        for name, seconds in measure_block(seats, 1, self.rng, self.times)[0].items():
+            self.times.reused.setdefault(name, []).append(seconds)
+
+    def _ask_all(self, worker: Worker, seats: Sequence[RemoteSeat], do: str, **request: Any) -> None:
+        """A request to a worker, whose variants all fail when it does."""
+        try:
+            worker.ask(do, **request)
+        except VariantFailedError as error:
+            for seat in seats:
+                if seat.worker is worker:
+                    self._fail(seat.name, str(error))
+
+    def _expect(self, seats: Sequence[RemoteSeat]) -> None:
+        """What the original answers in this block; later turns are compared with it."""
+        values_seed = self.rng.getrandbits(31)
+        for seat in seats:
+            seat.values_seed, seat.expected = values_seed, None
+        original = next(seat for seat in seats if seat.name == EAGER)
+        answers = {}
+        for _ in range(2):
+            original.worker.ask("refresh")
+            answers[original.worker.swapped] = original.answer()
+        expected = Expected(answers[False], answers[True])
+        again = next((seat for seat in seats if seat.name == AGAIN and seat.name not in self.times.failed), None)
+        if again is None or expected.moved == 0 or expected.contradicts(again.answer(), again.worker.swapped):
+            self.looked_again = False  # the original is random, or does not depend on its inputs
+            return
+        for seat in seats:
+            seat.expected = expected
+
+    def _judge(self, nursery: Nursery, seats: Sequence[RemoteSeat], seed: int) -> None:
+        """Every variant's error at sampled outputs, against the original in float64 (in eager's own dtype where that
+        fails)."""
+        answers: dict[str, Values] = {}
+        for seat in seats:
+            self._try(seat, lambda seat=seat: answers.update({seat.name: seat.answer()}))  # type: ignore[misc]
+        truth = answers[EAGER]
+        worker = nursery.worker()
+        for seat in self._load(worker, [{"name": _TRUTH, "truth": True}], seed):
+            try:
+                seat.warm(_WARM_TIMEOUT)
+                truth, self.error_against = seat.answer(), _TRUTH
+            except VariantFailedError:
+                self.times.failed.pop(_TRUTH, None)
+        worker.end()
+        self.errors = {name: deviation(values, truth) for name, values in answers.items()}
+
+    def _try(self, seat: RemoteSeat, action: Callable[[], object]) -> bool:
+        try:
+            action()
+        except VariantFailedError as error:
+            self._fail(seat.name, str(error))
+            return False
+        return True
+
+    def _fail(self, name: str, why: str) -> None:
+        if name in (EAGER, AGAIN):
+            raise BenchError(
+                why, doing="timing the original", on=str(self.problem.path), hint="Run it by itself: it must work."
+            )
+        self.times.failed.setdefault(name, why)

@@ -1,0 +1,91 @@
+"""A variant in a worker, as the schedule sees it: every sample on changed inputs, every turn looked at."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from modelnew.bench.fleet import VariantFailedError, Worker
+from modelnew.bench.honesty import STALE, Expected, Values, Watch
+from modelnew.bench.seat import SLOW_CALL, Turn, calls_per_sample, joined
+
+LEAST_REMOTE_SAMPLE = 5e-3  # seconds; long enough for the measuring process's clock to see a lie
+_MOST_SAMPLES = 4  # in a turn
+_REQUESTS = 0.015  # seconds; the requests of a turn, and the wait for quiet after it
+
+
+@dataclass
+class RemoteSeat:
+    """One variant in one worker. `rivals`: the variants of other workers, which must be idle during its turns."""
+
+    name: str
+    worker: Worker
+    watch: Watch
+    rng: random.Random
+    rivals: Sequence[RemoteSeat] = ()
+    seconds: float = math.nan
+    first_call_s: float = math.nan
+    expected: Expected | None = None
+    values_seed: int = 0
+    _request_seconds: float = field(default=0.0, repr=False)
+
+    def warm(self, timeout_s: float) -> None:
+        """First calls: builds happen here, before anything is timed. Raises VariantFailedError."""
+        answer = self.worker.ask("warm", name=self.name, timeout_s=timeout_s)
+        self.seconds, self.first_call_s = answer["seconds"], answer["first_call_s"]
+        calls = self._calls
+        self._request_seconds = min(self.worker.timed("empty", name=self.name, calls=calls)[1] for _ in range(10))
+
+    def turn(self) -> Turn:
+        used = [(rival, rival.worker.cpu_seconds()) for rival in self.rivals]
+        own = self.worker.cpu_seconds()
+        if self.rng.random() < 0.5:  # the turn must not always end on the contents that it began with
+            self.worker.ask("refresh")
+        if self.seconds < SLOW_CALL:
+            self.worker.ask("sample", name=self.name, calls=1)
+        turn = joined([self._sample() for _ in range(self.samples)])
+        self._look_again()
+        self.worker.ask("forget", name=self.name)
+        self.watch.turns += 1
+        self.watch.restless += not self.worker.becomes_quiet()
+        self.watch.cpu_inside += self.worker.cpu_seconds() - own
+        for rival, before in used:
+            rival.watch.cpu_outside += rival.worker.cpu_seconds() - before
+        return turn
+
+    def answer(self) -> Values:
+        """Values of one call on the present inputs."""
+        self.worker.ask("sample", name=self.name, calls=1)
+        return self._values()
+
+    @property
+    def samples(self) -> int:
+        return max(1, min(_MOST_SAMPLES, round(_MOST_SAMPLES * LEAST_REMOTE_SAMPLE / self.seconds)))
+
+    @property
+    def turn_seconds(self) -> float:
+        untimed = self.seconds if self.seconds < SLOW_CALL else 0.0
+        return self.samples * (max(self.seconds, LEAST_REMOTE_SAMPLE)) + untimed + _REQUESTS
+
+    @property
+    def _calls(self) -> int:
+        return calls_per_sample(self.seconds, LEAST_REMOTE_SAMPLE)
+
+    def _sample(self) -> Turn:
+        self.worker.ask("refresh")
+        timeout_s = 60 + 20 * self._calls * self.seconds
+        answer, passed = self.worker.timed("sample", name=self.name, calls=self._calls, timeout_s=timeout_s)
+        if not answer["seconds"] > 0:
+            raise VariantFailedError(f"reported a time of {answer['seconds']} s: not believed")
+        self.watch.told.append(answer["seconds"] * self._calls / max(passed - self._request_seconds, 1e-9))
+        return Turn((answer["seconds"],), answer["off_stream"])
+
+    def _look_again(self) -> None:
+        if self.expected and self.expected.contradicts(self._values(), self.worker.swapped):
+            self.watch.faults.add(STALE)
+
+    def _values(self) -> Values:
+        answer = self.worker.ask("values", name=self.name, seed=self.values_seed)
+        return [[float.fromhex(v) for v in leaf] for leaf in answer["values"]]

@@ -1,0 +1,149 @@
+"""The result of a measurement: rows for people, a versioned document for machines.
+
+The document (`Report.as_dict`), schema "modelnew.bench/1"; times in seconds, sizes in bytes, missing values null:
+
+    schema, subject, device, dtype, seed, threads     what was measured, and how
+    machine    {name, torch, python, …}               see `machine.describe`
+    protocol   {processes, blocks, rounds, outputs}    how often, and whether outputs were fresh memory or reused
+    noise      {ratio, low, high, floor}              the original against itself; nothing below `floor` (log ratio)
+    is claimed floor      {seconds, bytes, flops, …} or null     see `floor.Floor.as_dict`
+    variants   [{name, status: "timed" | "failed", reason, seconds, ratio, low, high, verdict, over_floor, impossible,
+                 seconds_reused, error, error_against, first_call_s, flags}]
+
+`ratio` is baseline seconds / variant seconds (above 1: faster); the baseline is the first variant.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from modelnew.bench.floor import Floor
+from modelnew.bench.stats import Ratio
+
+SCHEMA = "modelnew.bench/1"
+IMPOSSIBLE_SHARE = (
+    0.9  # of the floor: a time below this is a fault of the measurement or of the candidate, not a success
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant. `reason` is set when it failed; then the figures are None.
+
+    seconds: median of one call. seconds_reused: the same with output memory that is already mapped (CPU only).
+    error: rms error of sampled outputs over their rms, against `error_against`: "float64", or the baseline's name.
+    """
+
+    name: str
+    reason: str = ""
+    seconds: float | None = None
+    ratio: Ratio | None = None
+    verdict: str = ""
+    over_floor: float | None = None
+    seconds_reused: float | None = None
+    error: float | None = None
+    error_against: str = ""
+    first_call_s: float | None = None
+    flags: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.reason)
+
+    @property
+    def impossible(self) -> bool:
+        return self.over_floor is not None and self.over_floor < IMPOSSIBLE_SHARE
+
+    @property
+    def note(self) -> str:
+        """What a reader must know beside the figures, one line."""
+        if self.failed:
+            return self.reason
+        notes = (
+            [f"error {self.error:.1e} against {self.error_against}"]
+            if self.error is not None and self.error_against
+            else []
+        )
+        if self.impossible:
+            notes.insert(0, "faster than the hardware allows: not believed")
+        return "; ".join([*self.flags, *notes])
+
+    def as_dict(self) -> dict[str, object]:
+        ratio = self.ratio
+        return {
+            "name": self.name,
+            "status": "failed" if self.failed else "timed",
+            "reason": self.reason or None,
+            "seconds": self.seconds,
+            "ratio": ratio and ratio.value,
+            "low": ratio and ratio.low,
+            "high": ratio and _finite(ratio.high),
+            "verdict": self.verdict or None,
+            "over_floor": self.over_floor,
+            "impossible": self.impossible,
+            "seconds_reused": self.seconds_reused,
+            "error": _finite(self.error) if self.error is not None else None,
+            "error_against": self.error_against or None,
+            "first_call_s": self.first_call_s,
+            "flags": list(self.flags),
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `bench_modules` and `bench_file` return."""
+
+    subject: str
+    device: str
+    dtype: str | None
+    seed: int
+    threads: int
+    machine: Mapping[str, object]
+    protocol: Mapping[str, object]
+    noise: Ratio | None
+    noise_floor: float
+    variants: tuple[Row, ...]
+    floor: Floor | None = None
+
+    def rows(self) -> tuple[Row, ...]:
+        """One row per variant, baseline first."""
+        return self.variants
+
+    def row(self, name: str) -> Row:
+        """The row of one variant. Raises KeyError."""
+        for row in self.variants:
+            if row.name == name:
+                return row
+        raise KeyError(name)
+
+    def with_floor(self, floor: Floor) -> Report:
+        """The same report, every time also as a multiple of the floor."""
+        rows = (r if r.seconds is None else replace(r, over_floor=r.seconds / floor.seconds) for r in self.variants)
+        return replace(self, floor=floor, variants=tuple(rows))
+
+    def as_dict(self) -> dict[str, object]:
+        """The document described at the top of this module; JSON-serialisable."""
+        noise = self.noise and {"ratio": self.noise.value, "low": self.noise.low, "high": _finite(self.noise.high)}
+        return {
+            "schema": SCHEMA,
+            "subject": self.subject,
+            "device": self.device,
+            "dtype": self.dtype,
+            "seed": self.seed,
+            "threads": self.threads,
+            "machine": dict(self.machine),
+            "protocol": dict(self.protocol),
+            "noise": {**(noise or {"ratio": None, "low": None, "high": None}), "floor": self.noise_floor},
+            "floor": self.floor.as_dict() if self.floor else None,
+            "variants": [row.as_dict() for row in self.variants],
+        }
+
+    def json(self) -> str:
+        return json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) and value < 1e300 else None

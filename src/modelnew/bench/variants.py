@@ -1,0 +1,61 @@
+"""What is raced: the original, what PyTorch makes of it, and optimised files."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import nn
+
+from modelnew import reference
+from modelnew.errors import BenchError
+from modelnew.problem import Problem
+
+COMPILE_MODES = {"torch.compile": None, "torch.compile max-autotune": "max-autotune"}
+BASELINES = ("eager", *COMPILE_MODES)
+
+
+def original(problem: Problem, *, device: str, dtype: str | None, seed: int) -> nn.Module:
+    """The reference's `Model`, in the mode a fresh module is in."""
+    return problem.model(device=device, dtype=dtype, seed=seed)
+
+
+def baseline(name: str, model: nn.Module) -> Callable[..., object]:
+    """The variant of that name, one of `BASELINES`, made from the original. Raises BenchError for another name."""
+    if name == "eager":
+        return model
+    if name not in COMPILE_MODES:
+        raise BenchError(f"there is no baseline {name!r}", doing="timing", hint=f"Choose from {', '.join(BASELINES)}.")
+    compiled: Callable[..., object] = torch.compile(model, mode=COMPILE_MODES[name])
+    return compiled
+
+
+def candidate(path: Path, problem: Problem, model: nn.Module, *, device: str) -> nn.Module:
+    """The `ModelNew` of an optimised file, made with the reference's constructor arguments, with the very parameters
+    of `model`.
+
+    Raises BenchError when the file defines no ModelNew or its parameters are not the original's.
+    """
+    module = _module(path)
+    make = getattr(module, "ModelNew", None)
+    if make is None:
+        raise BenchError("the file defines no ModelNew", doing="timing a candidate", on=str(path))
+    args, kwargs = reference.constructor_arguments(problem.path, problem.module)
+    new: nn.Module = make(*args, **kwargs)
+    new.load_state_dict(model.state_dict(), assign=True)  # shares memory: huge weights exist once
+    floating = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+    return new.to(device, floating) if floating is not None else new.to(device)
+
+
+def _module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"candidate_{abs(hash(path.resolve())):x}", path)
+    if spec is None or spec.loader is None:
+        raise BenchError("this is not a Python file", doing="timing a candidate", on=str(path))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

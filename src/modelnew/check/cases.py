@@ -1,0 +1,207 @@
+"""The inputs a candidate is tried on, and what each of them is there to catch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from modelnew import fakes
+from modelnew.check.observe import copy_tree
+
+SIZES = (1, 7, 31, 33)  # of a dim: one, prime, either side of a power of two
+
+MOST_ELEMENTS = 200_000  # of inputs at another size, where the given ones are not more
+
+
+@dataclass(frozen=True)
+class Case:
+    """name, what it catches, the inputs (CPU tensors), the set of parameters to use ("shipped", "redrawn", "integers").
+
+    may_refuse: the candidate may raise an error on them. training: the module's mode. same_values: the case whose values these are, in
+    other memory.
+    """
+
+    name: str
+    catches: str
+    inputs: list[Any]
+    state: str
+    training: bool
+    may_refuse: bool = False
+    same_values: str = ""
+
+
+def layouts(inputs: list[Any]) -> Iterator[tuple[str, list[Any]]]:
+    """The same values in other memory: transposed, in a wider row, misaligned, every second element, channels last."""
+    for name, change in (
+        ("transposed memory", _transposed),
+        ("rows of a wider tensor", _wider),
+        ("one element off alignment", _misaligned),
+        ("every second element", _every_second),
+        ("channels last", _channels_last),
+    ):
+        changed: list[bool] = []
+
+        def one(tensor: torch.Tensor, change: Any = change, changed: list[bool] = changed) -> torch.Tensor:
+            new = change(tensor)
+            changed.append(new is not None)
+            return tensor if new is None else new
+
+        varied = copy_tree(inputs, one)
+        if any(changed):
+            yield name, varied
+
+
+def _transposed(tensor: torch.Tensor) -> torch.Tensor | None:
+    if tensor.dim() < 2 or min(tensor.shape[-2:]) < 2:
+        return None
+    return tensor.transpose(-1, -2).contiguous().transpose(-1, -2)
+
+
+def _wider(tensor: torch.Tensor) -> torch.Tensor | None:
+    if tensor.dim() < 2:
+        return None
+    wide = tensor.new_zeros((*tensor.shape[:-1], tensor.shape[-1] + 3))
+    wide[..., 1:-2] = tensor
+    return wide[..., 1:-2]
+
+
+def _misaligned(tensor: torch.Tensor) -> torch.Tensor | None:
+    if tensor.dim() == 0:
+        return None
+    flat = tensor.new_zeros(tensor.numel() + 1)
+    flat[1:] = tensor.reshape(-1)
+    return flat[1:].view(tensor.shape)
+
+
+def _every_second(tensor: torch.Tensor) -> torch.Tensor | None:
+    if tensor.dim() == 0:
+        return None
+    wide = tensor.new_zeros((*tensor.shape[:-1], 2 * tensor.shape[-1]))
+    wide[..., ::2] = tensor
+    return wide[..., ::2]
+
+
+def _channels_last(tensor: torch.Tensor) -> torch.Tensor | None:
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else None
+
+
+def expanded(inputs: list[Any]) -> list[Any] | None:
+    """The first row of every floating input, expanded over dim 0 with stride 0; None where no input has rows."""
+    changed = False
+
+    def one(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal changed
+        if not tensor.is_floating_point() or tensor.dim() < 2 or tensor.shape[0] < 2:
+            return tensor
+        changed = True
+        return tensor[:1].clone().expand(tensor.shape)
+
+    varied: list[Any] = copy_tree(inputs, one)
+    return varied if changed else None
+
+
+def with_specials(inputs: list[Any], seed: int) -> list[Any]:
+    """nan, infinities, -0, the largest and the smallest numbers in the first half of dim 0 of every floating input."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def one(tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_floating_point() or not tensor.numel():
+            return tensor
+        info = torch.finfo(tensor.dtype)
+        values = [torch.nan, torch.inf, -torch.inf, -0.0, 0.0, info.max, info.min, info.smallest_normal, -info.smallest_normal / 2]
+        new = tensor.clone().contiguous()
+        flat = new.view(-1)
+        reach = flat.numel() if tensor.dim() < 1 or tensor.shape[0] < 2 else flat.numel() // tensor.shape[0] * max(1, tensor.shape[0] // 2)
+        count = min(len(values), max(1, reach // 2))
+        flat[torch.randperm(reach, generator=generator)[:count]] = torch.tensor(values[:count], dtype=tensor.dtype)
+        return new
+
+    varied: list[Any] = copy_tree(inputs, one)
+    return varied
+
+
+def resized(model: nn.Module, inputs: list[Any], seed: int) -> Iterator[tuple[str, list[Any]]]:
+    """Inputs of other sizes that the model accepts, found by running it on fake tensors: nothing is allocated.
+
+    Dims that must change together (a batch of two inputs) are changed together.
+    """
+    flat: list[torch.Tensor] = []
+    copy_tree(inputs, lambda tensor: (flat.append(tensor), tensor)[1])
+    accepts = _probe(model, inputs)
+    if accepts is None:
+        return
+    for label, group in _groups(flat, accepts):
+        for size in SIZES:
+            if any(flat[i].shape[d] == size for i, d in group):
+                continue
+            shapes = _changed([tuple(t.shape) for t in flat], group, size)
+            elements = sum(math.prod(shape) for shape in shapes)
+            if elements <= max(MOST_ELEMENTS, sum(t.numel() for t in flat)) and accepts(shapes):
+                yield f"{label} {size}", _redrawn(inputs, shapes, seed)
+
+
+def _groups(flat: list[torch.Tensor], accepts: Callable[[list[tuple[int, ...]]], bool]) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+    """Sets of (input, dim) that can change size together."""
+    shapes = [tuple(tensor.shape) for tensor in flat]
+    done: set[tuple[int, int]] = set()
+    for i, tensor in enumerate(flat):
+        for d in range(tensor.dim()):
+            if (i, d) in done or tensor.shape[d] < 2:
+                continue
+            equal = [(j, e) for j, shape in enumerate(shapes) for e in range(len(shape)) if shape[e] == tensor.shape[d]]
+            same_dim = [(j, e) for j, e in equal if e == d]
+            for group in ([(i, d)], same_dim, equal):
+                if accepts(_changed(shapes, group, tensor.shape[d] + 1)):
+                    done |= set(group)
+                    yield ("batch" if d == 0 else f"dim {d} of input {i} ="), group
+                    break
+
+
+def _changed(shapes: list[tuple[int, ...]], group: list[tuple[int, int]], size: int) -> list[tuple[int, ...]]:
+    return [tuple(size if (i, d) in group else old for d, old in enumerate(shape)) for i, shape in enumerate(shapes)]
+
+
+def _probe(model: nn.Module, inputs: list[Any]) -> Callable[[list[tuple[int, ...]]], bool] | None:
+    """A function that says whether the model accepts inputs of given shapes; None where it cannot run on fake tensors at all."""
+    mode = fakes.new_mode()
+    state = {name: mode.from_tensor(value.detach()) for name, value in (*model.named_parameters(), *model.named_buffers())}
+
+    def accepts(shapes: list[tuple[int, ...]]) -> bool:
+        remaining = iter(shapes)
+        with mode, fakes.quiet_logs(), torch.no_grad():
+            empty = copy_tree(inputs, lambda t: torch.empty(next(remaining), dtype=t.dtype, device=_device(model, t)))
+            try:
+                functional_call(model, state, tuple(empty))
+            except Exception:
+                return False
+        return True
+
+    flat: list[tuple[int, ...]] = []
+    copy_tree(inputs, lambda t: (flat.append(tuple(t.shape)), t)[1])
+    return accepts if accepts(flat) else None
+
+
+def _device(model: nn.Module, tensor: torch.Tensor) -> torch.device:
+    return next((value.device for value in model.state_dict().values()), tensor.device)
+
+
+def _redrawn(inputs: list[Any], shapes: list[tuple[int, ...]], seed: int) -> list[Any]:
+    """Normal values for floating inputs, values that occur in the original for others."""
+    generator = torch.Generator().manual_seed(seed)
+    remaining = iter(shapes)
+
+    def one(tensor: torch.Tensor) -> torch.Tensor:
+        shape = next(remaining)
+        if tensor.is_floating_point():
+            return torch.randn(shape, generator=generator, dtype=torch.float64).to(tensor.dtype)
+        picks = torch.randint(0, max(1, tensor.numel()), shape, generator=generator)
+        return tensor.reshape(-1)[picks]
+
+    varied: list[Any] = copy_tree(inputs, one)
+    return varied

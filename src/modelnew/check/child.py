@@ -1,0 +1,156 @@
+"""The candidate's process: loads a file, calls its `ModelNew` on inputs it is given, and sends back raw bytes.
+
+It holds no reference, no truth and no limit, so there is no verdict here to forge. It answers one JSON line per request on a pipe of
+its own; what the candidate prints goes to the log.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import nn
+
+from modelnew.check import tamper
+from modelnew.check.observe import Observer, copy_tree
+from modelnew.check.wire import Reader, Writer
+
+
+class Server:
+    """Answers the requests `load`, `state` and `call`."""
+
+    def __init__(self) -> None:
+        self.module: nn.Module | None = None
+        self.observer: Observer | None = None
+        self.device = torch.device("cpu")
+        self.held: list[Any] = []
+        self.functions = tamper.functions()
+
+    def load(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Imports the file and makes `ModelNew(*args, **kwargs)`."""
+        path = Path(request["path"])
+        self.device = torch.device(request["device"])
+        flags = tamper.flags()
+        sys.path.append(str(path.parent))
+        spec = importlib.util.spec_from_file_location("candidate", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["candidate"] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException as error:
+            return _raised("importing the file", error)
+        cls = getattr(module, "ModelNew", None)
+        if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+            return {"error": "the file defines no class ModelNew(torch.nn.Module)", "text": "", "where": "importing the file"}
+        args, kwargs = Reader(Path(request["folder"])).value(request["init"])
+        torch.manual_seed(request["seed"])
+        try:
+            self.module = cls(*args, **kwargs)
+            dtype = Reader(Path(request["folder"])).value(request["dtype"])
+            self.module.to(self.device, dtype)
+        except BaseException as error:
+            return _raised("ModelNew()", error)
+        self.observer = Observer(self.module)
+        return {"facts": tamper.changed_flags(flags), "keys": sorted(self.module.state_dict()), "covered": self._covered()}
+
+    def _covered(self) -> bool | None:
+        covered = getattr(self.module, "covered", None)
+        return covered if isinstance(covered, bool) else None
+
+    def state(self, request: dict[str, Any]) -> dict[str, Any]:
+        """`load_state_dict` of what the parent sent."""
+        assert self.module is not None
+        state = Reader(Path(request["folder"])).value(request["state"])
+        try:
+            self.module.load_state_dict(state, strict=True)
+        except BaseException as error:
+            return _raised("load_state_dict", error)
+        return {}
+
+    def call(self, request: dict[str, Any]) -> dict[str, Any]:
+        """One call. `reuse`: the new bytes come to the addresses of the previous call's inputs."""
+        assert self.observer is not None
+        reader = Reader(Path(request["folder"]))
+        given = reader.value(request["inputs"])
+        inputs = copy_tree(given, lambda tensor: _moved(tensor, self.device))
+        if request["reuse"]:
+            inputs = _overwrite(self.held, inputs)
+        self.held = inputs
+        flags = tamper.flags()
+        answer = self.observer.call(inputs, seed=request["seed"], poison=request["poison"], training=request["training"])
+        if answer.error:
+            return {"error": answer.error, "text": answer.error_text, "where": "the call"}
+        facts = answer.facts + tamper.changed_flags(flags) + tamper.changed_functions(self.functions)
+        out = Path(request["out"])
+        writer = Writer(out)
+        reply = {
+            "leaves": {name: writer.describe(value.cpu()) for name, value in answer.leaves.items()},
+            "state": {name: writer.describe(value.cpu()) for name, value in answer.state.items()},
+            "strides": {name: list(stride) for name, stride in answer.strides.items()},
+            "devices": answer.devices,
+            "structure": answer.structure,
+            "facts": facts,
+            "kernels": answer.kernels,
+        }
+        if self.device.type != "cpu" or request["reuse"]:  # show the parent what became of the inputs
+            for ours, theirs in zip(_flat(inputs), _flat(given), strict=True):
+                theirs.untyped_storage().copy_(ours.untyped_storage())
+        return reply
+
+
+def _flat(tree: Any) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    copy_tree(tree, lambda tensor: (found.append(tensor), tensor)[1])
+    return found
+
+
+def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """On `device` with the same strides and offset; the mapped tensor itself on the CPU."""
+    if device.type == "cpu":
+        return tensor
+    storage = tensor.untyped_storage().to(device)
+    return torch.empty(0, dtype=tensor.dtype, device=device).set_(storage, tensor.storage_offset(), tensor.shape, tensor.stride())
+
+
+def _overwrite(held: list[Any], new: list[Any]) -> list[Any]:
+    """New bytes under the old addresses, through another alias of the storage, so that not even the version counter tells."""
+    for old, fresh in zip(_flat(held), _flat(new), strict=True):
+        old.untyped_storage().copy_(fresh.untyped_storage())
+    return held
+
+
+def _raised(where: str, error: BaseException) -> dict[str, Any]:
+    text = "".join(traceback.format_exception(error, limit=-4))
+    return {"error": f"{type(error).__name__}: {str(error).strip() or '(no message)'}", "text": text, "where": where}
+
+
+def serve(requests: IO[str], replies: IO[str]) -> None:
+    """Until the requests end."""
+    server = Server()
+    handlers = {"load": server.load, "state": server.state, "call": server.call}
+    replies.write("{}\n")
+    replies.flush()
+    for line in requests:
+        request = json.loads(line)
+        reply = handlers[request["do"]](request)
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
+
+
+def main() -> None:
+    requests, replies = os.fdopen(int(sys.argv[1]), "r"), os.fdopen(int(sys.argv[2]), "w")
+    warnings.filterwarnings("ignore", message=".*deterministic.*")
+    serve(requests, replies)
+    os._exit(0)  # no exit handler of the candidate's
+
+
+if __name__ == "__main__":
+    main()

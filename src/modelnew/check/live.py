@@ -1,0 +1,132 @@
+"""Checking a live module against another, in this process."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from modelnew.check.generators import Generator
+from modelnew.check.judge import Judge, conclude
+from modelnew.check.observe import Answer, Observer, copy_tree, launches, same, twin
+from modelnew.check.report import Report
+from modelnew.check.truth import Reference
+from modelnew.check.wide import tensors
+from modelnew.errors import CheckError
+
+
+class LiveCandidate:
+    """A module of this process. Its parameters are those it has, changed in place and restored by `restore`."""
+
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
+        self.module = module
+        self.device = device
+        self.observer = Observer(module)
+        self.held: list[Any] = []
+        self._training = module.training
+        self._state = {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> Answer:
+        try:
+            self.module.load_state_dict(dict(state))
+        except Exception as error:
+            return Answer(error=f"{type(error).__name__}: {error}")
+        return Answer()
+
+    def call(self, inputs: list[Any], *, seed: int, poison: bool, training: bool | None = None, reuse: bool = False) -> Answer:
+        given = copy_tree(inputs, lambda tensor: _placed(tensor, self.device))
+        if reuse:
+            for old, new in zip(tensors(self.held), tensors(given), strict=True):
+                old.untyped_storage().copy_(new.untyped_storage())
+            given = self.held
+        self.held = given
+        answer = self.observer.call(given, seed=seed, poison=poison, training=training)
+        if not answer.error:
+            for i, (now, then) in enumerate(zip(given, inputs, strict=True)):
+                if not all(same(x.cpu(), y) for x, y in zip(tensors(now), tensors(then), strict=True)):
+                    answer.facts.append(f"input {i} is changed")
+        return answer
+
+    def restore(self) -> None:
+        self.module.load_state_dict(self._state)
+        self.module.train(self._training)
+
+
+class _GivenInputs:
+    """The inputs a caller gave; other generators fill their floating tensors."""
+
+    def __init__(self, inputs: list[Any]) -> None:
+        self.given = inputs
+
+    def inputs(self, generator: Generator, seed: int) -> list[Any] | None:
+        fill = generator.fill
+        if fill is None:
+            return self.given
+        if not any(tensor.is_floating_point() for tensor in tensors(self.given)):
+            return None
+        source = torch.Generator().manual_seed(seed)
+
+        def one(tensor: torch.Tensor) -> torch.Tensor:
+            return fill(tuple(tensor.shape), source).to(tensor.dtype) if tensor.is_floating_point() else tensor
+
+        found: list[Any] = copy_tree(self.given, one)
+        return found
+
+
+def check_module(
+    model: nn.Module,
+    candidate: nn.Module,
+    inputs: Sequence[object],
+    *,
+    seed: int | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Report:
+    """Judges `candidate` against `model` on inputs like `inputs`, in this process.
+
+    model, candidate: modules with the same state_dict keys; they may share parameters. Both come back as they were.
+    inputs: positional arguments of forward; their shapes are the sizes at which the modules are judged.
+    seed: repeats a check; None draws one.
+    Raises CheckError when the model itself does not run on the inputs.
+    """
+    started = time.monotonic()
+    seed = int.from_bytes(os.urandom(6), "big") if seed is None else seed
+    device = next((value.device for value in model.state_dict().values()), None) or next(
+        (tensor.device for tensor in tensors(list(inputs))), torch.device("cpu")
+    )
+    random_state = torch.get_rng_state()
+    runner = LiveCandidate(candidate, device)
+    try:
+        reference = Reference(lambda dtype: copy.deepcopy(model).to(dtype), device=device, dtype=None, seed=seed)
+        if not list(model.state_dict()):
+            reference.dtype = _coarsest(inputs, reference.dtype)
+        given = copy_tree(list(inputs), lambda tensor: twin(tensor).cpu() if tensor.device.type == "cpu" else tensor.cpu())
+        judge = Judge(reference, _GivenInputs(given), seed=seed, progress=progress)
+        first = judge.evaluation(judge.cases[0])
+        if first.error:
+            raise CheckError(f"the model raises {first.error}", doing="checking", on=type(model).__name__, hint="Check its inputs.")
+        before = launches(candidate)
+        results = tuple(judge.judge(runner))
+        kernels = {name: count - before.get(name, 0) for name, count in launches(candidate).items()}
+    finally:
+        runner.restore()
+        torch.set_rng_state(random_state)
+    return conclude(
+        judge, results, candidate=type(candidate).__name__, reference=type(model).__name__, started=started, sizes={}, kernels=kernels
+    )
+
+
+def _placed(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    storage = tensor.untyped_storage().clone() if device.type == "cpu" else tensor.untyped_storage().to(device)
+    return torch.empty(0, dtype=tensor.dtype, device=device).set_(storage, tensor.storage_offset(), tensor.shape, tensor.stride())
+
+
+def _coarsest(inputs: Sequence[object], otherwise: torch.dtype) -> torch.dtype:
+    from modelnew.check.noise import UNIT
+
+    dtypes = [tensor.dtype for tensor in tensors(list(inputs)) if tensor.dtype in UNIT]
+    return max(dtypes, key=lambda dtype: UNIT[dtype]) if dtypes else otherwise

@@ -1,0 +1,203 @@
+"""One call of a module, and everything about the call that is not the values of its outputs.
+
+The same code looks at the reference and at the candidate, so what the reference itself does (return its input, update a buffer) is
+allowed to the candidate too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import deterministic
+
+from modelnew.check.wide import tensors
+
+
+@dataclass
+class Answer:
+    """What came of one call.
+
+    leaves: name → output tensor, dense, with its strides as the module returned them in `strides`. structure: the nesting of the output.
+    facts: things a module should not do, in words, such as "output shares memory with input 0". state: entries of the state_dict that
+    the call changed. kernels: launches by kernel name where the module counts them. error: what it raised, error_text: with the place.
+    """
+
+    leaves: dict[str, torch.Tensor] = field(default_factory=dict)
+    strides: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    devices: dict[str, str] = field(default_factory=dict)
+    structure: str = ""
+    facts: list[str] = field(default_factory=list)
+    state: dict[str, torch.Tensor] = field(default_factory=dict)
+    kernels: dict[str, int] = field(default_factory=dict)
+    error: str = ""
+    error_text: str = ""
+
+
+class Observer:
+    """Calls one module and watches what it does beside computing."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.previous: list[torch.Tensor] = []
+
+    def call(self, inputs: list[Any], *, seed: int, poison: bool, training: bool | None = None, modes: Any = None) -> Answer:
+        """`module(*inputs)` under no_grad after seeding; nothing it raises comes out.
+
+        poison: fresh memory from PyTorch's allocator is filled with nan, so that an element nobody writes cannot be right by luck.
+        """
+        answer = Answer()
+        if training is not None:
+            self.module.train(training)
+        before = {name: value.clone() for name, value in self._state().items()}
+        launched = launches(self.module)
+        torch.manual_seed(seed)
+        random_state = torch.get_rng_state()
+        try:
+            with torch.no_grad(), _poisoned(poison), modes or contextlib.nullcontext():
+                result = self.module(*inputs)
+            _synchronize(inputs)
+            named, answer.structure = flatten(result)
+        except BaseException as error:  # a candidate may raise SystemExit or KeyboardInterrupt by itself
+            answer.error = f"{type(error).__name__}: {str(error).strip() or '(no message)'}"
+            answer.error_text = "".join(traceback.format_exception(error, limit=-4))
+            return answer
+        if not torch.equal(random_state, torch.get_rng_state()):
+            answer.facts.append("the random state is changed")
+        answer.facts += self._memory_facts(named, inputs)
+        self.previous = list(named.values())
+        for name, value in named.items():
+            answer.leaves[name] = value.detach().contiguous()
+            answer.strides[name] = tuple(value.stride())
+            answer.devices[name] = str(value.device.type)
+        answer.state = {
+            name: value.detach().clone() for name, value in self._state().items() if name in before and not same(before[name], value)
+        }
+        answer.kernels = {name: n - launched.get(name, 0) for name, n in launches(self.module).items() if n > launched.get(name, 0)}
+        return answer
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        return {name: value for name, value in self.module.state_dict().items() if isinstance(value, torch.Tensor)}
+
+    def _memory_facts(self, outputs: Mapping[str, torch.Tensor], inputs: list[Any]) -> list[str]:
+        others = {f"input {i}": tensor for i, value in enumerate(inputs) for tensor in tensors(value)}
+        others |= {f"parameter {name}": value for name, value in self._state().items()}
+        facts = []
+        for name, value in outputs.items():
+            if type(value) not in (torch.Tensor, nn.Parameter):
+                facts.append(f"{name} is a {type(value).__name__}, not a plain tensor")
+            elif value.layout == torch.strided and value.numel() and not value.untyped_storage().data_ptr():
+                facts.append(f"{name} has no memory behind it")
+            facts += [f"{name} shares memory with {other}" for other, tensor in others.items() if _overlap(value, tensor)]
+            if any(_overlap(value, old) for old in self.previous):
+                facts.append(f"{name} reuses the memory of the previous call's output")
+        return facts
+
+    def still_the_same(self, leaves: Mapping[str, torch.Tensor]) -> bool:
+        """Whether the outputs of the last call, which the caller still holds, have the bytes they were returned with."""
+        return all(same(now.detach(), then) for now, then in zip(self.previous, leaves.values(), strict=True))
+
+
+@contextlib.contextmanager
+def _poisoned(on: bool) -> Iterator[None]:
+    was_on, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = deterministic.fill_uninitialized_memory
+    if on:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        deterministic.fill_uninitialized_memory = True
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was_on, warn_only=warned)
+        deterministic.fill_uninitialized_memory = filled
+
+
+def _synchronize(inputs: list[Any]) -> None:
+    """An error of a kernel belongs to the call that launched it."""
+    for device in {tensor.device for tensor in tensors(inputs) if tensor.device.type == "cuda"}:
+        torch.cuda.synchronize(device)
+
+
+def launches(module: nn.Module) -> dict[str, int]:
+    """Kernel name → launches so far, where the module counts them (`module.kernels.calls`); else empty."""
+    calls = getattr(getattr(module, "kernels", None), "calls", None)
+    return {str(name): int(count) for name, count in calls.items()} if isinstance(calls, dict) else {}
+
+
+def flatten(value: Any, name: str = "output") -> tuple[dict[str, torch.Tensor], str]:
+    """The tensors of an output by name, and its nesting in words. Numbers become 0-d tensors; other leaves are part of the nesting."""
+    if isinstance(value, torch.Tensor):
+        return {name: value}, "tensor"
+    if isinstance(value, (bool, int, float)):
+        return {name: torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)}, type(value).__name__
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        items = [(f"{name}[{key!r}]", str(key), item) for key, item in value.items()]
+    elif isinstance(value, (list, tuple)):
+        items = [(f"{name}[{i}]", "", item) for i, item in enumerate(value)]
+    else:
+        return {}, repr(value)
+    found: dict[str, torch.Tensor] = {}
+    words = []
+    for path, key, item in items:
+        inner, structure = flatten(item, path)
+        found |= inner
+        words.append(f"{key}: {structure}" if key else structure)
+    return found, f"{'dict' if isinstance(value, Mapping) else 'list'}({', '.join(words)})"
+
+
+def same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Equal bytes (nan equals nan)."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if a.is_floating_point():
+        as_bits = {8: torch.int64, 4: torch.int32, 2: torch.int16}[a.element_size()]
+        return torch.equal(a.contiguous().view(as_bits), b.contiguous().view(as_bits).to(a.device))
+    return torch.equal(a, b.to(a.device))
+
+
+def _overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if a.device != b.device or not a.numel() or not b.numel() or a.layout != torch.strided or b.layout != torch.strided:
+        return False
+    (start_a, end_a), (start_b, end_b) = _span(a), _span(b)
+    return start_a < end_b and start_b < end_a
+
+
+def _span(tensor: torch.Tensor) -> tuple[int, int]:
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    start = tensor.data_ptr()
+    return start, start + (last + 1) * tensor.element_size()
+
+
+def copy_tree(value: Any, convert: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """`value` with `convert` applied to its tensors; one that appears twice is converted once."""
+    done: dict[int, torch.Tensor] = {}
+
+    def one(item: Any) -> Any:
+        if isinstance(item, torch.Tensor):
+            if id(item) not in done:
+                done[id(item)] = convert(item)
+            return done[id(item)]
+        if isinstance(item, dict):
+            return {key: one(inner) for key, inner in item.items()}
+        if isinstance(item, (list, tuple)):
+            items = [one(inner) for inner in item]
+            return tuple(items) if isinstance(item, tuple) else items
+        return item
+
+    return one(value)
+
+
+def twin(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy with the same strides and the same offset into a storage of its own."""
+    storage = tensor.detach().untyped_storage().clone()
+    return torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(
+        storage, tensor.storage_offset(), tensor.shape, tensor.stride()
+    )

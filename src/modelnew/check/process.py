@@ -1,0 +1,287 @@
+"""The parent's side of the candidate's process: starts it, talks to it, and ends it when it takes too long or too much.
+
+A crash, a hang or an allocation without end is a verdict with its reason; it never ends the check.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modelnew.check.observe import Answer, same
+from modelnew.check.wire import Reader, WireError, Writer, read_bytes
+from modelnew.errors import CheckError
+from modelnew.runtime.cache import cache_dir
+
+START_SECONDS = 120.0
+BUILD_SECONDS = 600.0  # importing, and the first call, which may build kernels
+POLL_SECONDS = 0.05
+KEPT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "CUDA_VISIBLE_DEVICES", "CXX", "CC", "OMP_NUM_THREADS")
+
+
+class Died(Exception):
+    """The candidate's process ended or was ended; the text says why."""
+
+
+class Child:
+    """A process with a scratch folder and a clean environment that serves `modelnew.check.child`.
+
+    memory_limit: bytes of private memory that it and its children may take together.
+    """
+
+    def __init__(self, memory_limit: int, threads: int) -> None:
+        self.memory_limit = memory_limit
+        self.scratch = Path(tempfile.mkdtemp(prefix="modelnew-check-"))
+        self.data = Path(tempfile.mkdtemp(prefix="modelnew-check-", dir=_data_root()))
+        self.log = self.scratch / "log.txt"
+        to_child, from_parent = os.pipe()
+        from_child, to_parent = os.pipe()
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "modelnew.check.child", str(to_child), str(to_parent)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.scratch,
+                env=_environment(self.scratch, threads),
+                pass_fds=(to_child, to_parent),
+                start_new_session=True,
+            )
+        os.close(to_child)
+        os.close(to_parent)
+        self._requests, self._replies = from_parent, from_child
+        self._unread = b""
+        self._exchange = 0
+        self._receive(START_SECONDS, "starting")
+
+    def folder(self) -> Path:
+        """A new empty folder for one exchange."""
+        self._exchange += 1
+        folder = self.data / str(self._exchange)
+        folder.mkdir()
+        return folder
+
+    def ask(self, request: Mapping[str, Any], seconds: float, doing: str) -> dict[str, Any]:
+        """The reply. Raises Died where there is none within `seconds`."""
+        data = (json.dumps(request) + "\n").encode()
+        try:
+            while data:
+                data = data[os.write(self._requests, data) :]
+        except BrokenPipeError:
+            self._buried(doing)
+        return self._receive(seconds, doing)
+
+    def _receive(self, seconds: float, doing: str) -> dict[str, Any]:
+        end = time.monotonic() + seconds
+        while b"\n" not in self._unread:
+            ready, _, _ = select.select([self._replies], [], [], POLL_SECONDS)
+            if ready:
+                data = os.read(self._replies, 1 << 16)
+                if not data:
+                    self._buried(doing)
+                self._unread += data
+            elif time.monotonic() > end:
+                self.close(keep=True)
+                raise Died(f"no answer after {seconds:.0f} s while {doing}")
+            elif (used := private_memory(self.process.pid)) > self.memory_limit:
+                self.close(keep=True)
+                raise Died(f"took {used / 1e9:.1f} GB of memory while {doing} (limit {self.memory_limit / 1e9:.1f} GB)")
+        line, self._unread = self._unread.split(b"\n", 1)
+        try:
+            reply = json.loads(line)
+        except ValueError:
+            reply = None
+        if not isinstance(reply, dict):
+            raise Died(f"sent something that is no answer while {doing}")
+        return reply
+
+    def _buried(self, doing: str) -> None:
+        try:
+            code = self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            raise Died(f"closed its pipe while {doing}") from None
+        if code < 0:
+            raise Died(f"crashed with {signal.Signals(-code).name} while {doing}{self._last_words()}")
+        raise Died(f"ended the process (exit code {code}) while {doing}{self._last_words()}")
+
+    def _last_words(self) -> str:
+        with contextlib.suppress(OSError):
+            lines = self.log.read_text(errors="replace").strip().splitlines()
+            return f": {lines[-1][:200]}" if lines else ""
+        return ""
+
+    def close(self, keep: bool = False) -> None:
+        """Ends the process and everything it started; removes its folders unless they are still needed."""
+        for pid in session(self.process.pid):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.kill()
+        self.process.wait()
+        if not keep:
+            for fd in (self._requests, self._replies):
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+            shutil.rmtree(self.scratch, ignore_errors=True)
+            shutil.rmtree(self.data, ignore_errors=True)
+
+
+def _data_root() -> str | None:
+    """Memory-backed files where there is room for them, so that handing tensors over costs no disk."""
+    root = Path("/dev/shm")
+    with contextlib.suppress(OSError):
+        if os.access(root, os.W_OK) and shutil.disk_usage(root).free > 1 << 30:
+            return str(root)
+    return None
+
+
+def _environment(scratch: Path, threads: int) -> dict[str, str]:
+    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+    ours = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join([ours, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))])
+    return {
+        **kept,
+        "PYTHONPATH": path,
+        "HOME": str(scratch),
+        "TMPDIR": str(scratch),
+        "MODELNEW_CACHE_DIR": cache_dir(),  # kernels built once stay built
+        "TORCH_EXTENSIONS_DIR": str(scratch / "torch_extensions"),
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+def _stat(pid: int) -> list[str]:
+    """Fields of /proc/PID/stat after the command name (which may contain anything)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def session(leader: int) -> list[int]:
+    """The processes of the session that `leader` leads."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, IndexError):
+                if int(_stat(int(entry.name))[3]) == leader:
+                    found.append(int(entry.name))
+    return found
+
+
+def private_memory(leader: int) -> int:
+    """Bytes of private memory of the session's processes; files they map (their inputs) are not theirs."""
+    total = 0
+    for pid in session(leader):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+                if line.startswith("RssAnon:"):
+                    total += 1024 * int(line.split()[1])
+    return total
+
+
+class Candidate:
+    """A candidate file in a process of its own. Methods return an Answer, whose `error` is set where the candidate raised; they raise
+    Died where the process is gone."""
+
+    def __init__(self, path: Path, *, device: str, memory_limit: int, call_seconds: float) -> None:
+        self.path = path.resolve()
+        self.device = device
+        self.call_seconds = call_seconds
+        self.child = Child(memory_limit, torch.get_num_threads())
+        self.keys: list[str] = []
+        self.covered: bool | None = None
+        self.kernels: dict[str, int] = {}
+        self._called = False
+
+    def load(self, args: Sequence[Any], kwargs: Mapping[str, Any], dtype: torch.dtype | None, seed: int) -> Answer:
+        """Imports the file and constructs `ModelNew`."""
+        folder = self.child.folder()
+        try:
+            init = Writer(folder).describe((list(args), dict(kwargs)))
+        except WireError as error:
+            raise CheckError(str(error), doing="handing over the constructor's arguments", on=str(self.path)) from None
+        request = {
+            "do": "load", "path": str(self.path), "folder": str(folder), "init": init, "device": self.device, "seed": seed,
+            "dtype": Writer(folder).describe(dtype),
+        }  # fmt: skip
+        reply = self.child.ask(request, BUILD_SECONDS, "importing the file and making ModelNew")
+        answer = _answer(reply)
+        self.keys = [str(key) for key in reply.get("keys", [])]
+        self.covered = reply.get("covered")
+        return answer
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> Answer:
+        folder = self.child.folder()
+        described = Writer(folder).describe({name: value.cpu() for name, value in state.items()})
+        request = {"do": "state", "folder": str(folder), "state": described}
+        answer = _answer(self.child.ask(request, BUILD_SECONDS, "loading parameters"))
+        shutil.rmtree(folder, ignore_errors=True)
+        return answer
+
+    def call(self, inputs: list[Any], *, seed: int, poison: bool, training: bool | None = None, reuse: bool = False) -> Answer:
+        """One call; what it did to its inputs is among the facts."""
+        folder, out = self.child.folder(), self.child.folder()
+        cpu_inputs = inputs
+        request = {
+            "do": "call", "folder": str(folder), "inputs": Writer(folder).describe(cpu_inputs), "out": str(out), "seed": seed,
+            "poison": poison, "training": training, "reuse": reuse,
+        }  # fmt: skip
+        seconds = self.call_seconds if self._called else BUILD_SECONDS + self.call_seconds
+        reply = self.child.ask(request, seconds, "the call")
+        self._called = True
+        answer = _answer(reply)
+        for name, count in answer.kernels.items():
+            self.kernels[name] = self.kernels.get(name, 0) + count
+        if not answer.error:
+            reader = Reader(out)
+            try:
+                answer.leaves = {str(name): reader.value(described) for name, described in reply["leaves"].items()}
+                answer.state = {str(name): reader.value(described).clone() for name, described in reply["state"].items()}
+            except (WireError, OSError, KeyError, TypeError, ValueError) as error:
+                raise Died(f"sent outputs that do not fit together: {error}") from None
+            answer.facts += _changed_inputs(folder, inputs)
+        shutil.rmtree(folder, ignore_errors=True)  # what is mapped stays until it is let go
+        shutil.rmtree(out, ignore_errors=True)
+        return answer
+
+    def close(self) -> None:
+        self.child.close()
+
+
+def _answer(reply: Mapping[str, Any]) -> Answer:
+    return Answer(
+        strides={str(name): tuple(stride) for name, stride in reply.get("strides", {}).items()},
+        devices={str(name): str(device) for name, device in reply.get("devices", {}).items()},
+        structure=str(reply.get("structure", "")),
+        facts=[str(fact) for fact in reply.get("facts", [])],
+        kernels={str(name): int(count) for name, count in reply.get("kernels", {}).items()},
+        error=str(reply.get("error", "")),
+        error_text=str(reply.get("text", "")),
+    )
+
+
+def _changed_inputs(folder: Path, inputs: list[Any]) -> list[str]:
+    """Inputs whose bytes in the shared files are no longer those that were handed over."""
+    from modelnew.check.wide import tensors
+
+    files: dict[int, str] = {}
+    facts = []
+    for i, value in enumerate(inputs):
+        for tensor in tensors(value):
+            storage = tensor.untyped_storage()
+            name = files.setdefault(storage._cdata, f"{len(files)}.bin")
+            before = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
+            if not same(read_bytes(folder / name), before.cpu()):
+                facts.append(f"input {i} is changed")
+    return facts

@@ -1,0 +1,154 @@
+"""What a check found, for people and for machines."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from modelnew.check.verdict import Comparison, Worst
+
+SCHEMA = 1
+
+Outcome = Literal["accepted", "rejected", "refused", "undecided", "skipped"]
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """One case. `catches` says what it is there to bring to light.
+
+    outcome: accepted, rejected, refused (the candidate raised an error on inputs that it need not take), undecided (the reference
+    cannot be judged on these inputs), skipped (the case does not apply, `reason` says why).
+    r: rms error over the noise of honest arithmetic (accepted up to 8). rmax: the worst element over its own noise (up to 300).
+    error, eager_error: rms deviations of the candidate and of eager from the float64 truth.
+    """
+
+    name: str
+    catches: str
+    outcome: Outcome
+    reason: str = ""
+    r: float = 0.0
+    rmax: float = 0.0
+    error: float = 0.0
+    eager_error: float = 0.0
+    output: str = ""
+    worst: Worst | None = None
+    detail: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {key: _finite(value) for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Report:
+    """The verdict on one candidate.
+
+    accepted: None where it could not be judged; `headline` says why. accuracy_class: the precision that the errors look like.
+    sizes: the constants at which it was judged where they are not the file's own. notes: what a reader must know beside the cases.
+    """
+
+    candidate: str
+    reference: str
+    accepted: bool | None
+    headline: str
+    cases: tuple[CaseResult, ...]
+    accuracy_class: str
+    seed: int
+    device: str
+    dtype: str
+    sizes: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    kernels: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data that JSON can hold; `schema` is its version (docs/check.md). Infinities and nan are text."""
+        return {
+            "schema": SCHEMA,
+            "candidate": self.candidate,
+            "reference": self.reference,
+            "accepted": self.accepted,
+            "headline": self.headline,
+            "accuracy_class": self.accuracy_class,
+            "seed": self.seed,
+            "device": self.device,
+            "dtype": self.dtype,
+            "sizes": dict(self.sizes),
+            "notes": list(self.notes),
+            "kernels": dict(self.kernels),
+            "seconds": round(self.seconds, 3),
+            "cases": [case.as_dict() for case in self.cases],
+        }
+
+    def as_json(self) -> str:
+        return json.dumps(self.as_dict(), indent=2, allow_nan=False)
+
+    def rows(self) -> list[tuple[str, str, str, str, str]]:
+        """(case, outcome, r, rmax, reason or what it catches), one per case, for a table."""
+        return [
+            (
+                case.name,
+                case.outcome,
+                number(case.r) if case.outcome in ("accepted", "rejected") else "",
+                number(case.rmax) if case.outcome in ("accepted", "rejected") else "",
+                case.reason or case.catches,
+            )
+            for case in self.cases
+        ]
+
+
+def number(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinities: they become text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def place(worst: Worst) -> str:
+    """row 0, col 17: 0.4821, truth 0.518, eager 0.518"""
+    names = {1: ("element",), 2: ("row", "col")}.get(len(worst.at))
+    if not worst.at:
+        where = "the value"
+    elif names:
+        where = ", ".join(f"{name} {i}" for name, i in zip(names, worst.at, strict=True))
+    else:
+        where = f"element {worst.at}"
+    return f"{where}: {worst.got:.5g}, truth {worst.truth:.5g}, eager {worst.eager:.5g}"
+
+
+def headline(cases: tuple[CaseResult, ...], accepted: bool | None, undecidable: str = "") -> str:
+    """One line that says it."""
+    if accepted is None:
+        return f"could not judge: {undecidable}"
+    if not accepted:
+        bad = next(case for case in cases if case.outcome == "rejected")
+        values = f" ({place(bad.worst)})" if bad.worst is not None else ""
+        return f"rejected: {bad.reason} in case {bad.name!r}{values}" if not values else f"rejected: wrong for {bad.name}{values}"
+    judged = [case for case in cases if case.outcome == "accepted"]
+    ratios = [case.error / case.eager_error for case in judged if case.eager_error > 0]
+    refused = sum(case.outcome == "refused" for case in cases)
+    undecided = sum(case.outcome == "undecided" for case in cases)
+    extra = "".join(f", {count} {word}" for count, word in ((refused, "refused"), (undecided, "undecided")) if count)
+    error = f"error {max(ratios):.2g} × eager's at worst" if ratios else "exact"
+    return f"accepted: {error}, {len(judged)} cases{extra}"
+
+
+def case_of(name: str, catches: str, comparisons: list[Comparison]) -> CaseResult:
+    """The case's result from those of its outputs: the first that is not accepted, else the one with the largest r."""
+    bad = next((item for item in comparisons if item.reason), None)
+    unsure = next((item for item in comparisons if item.undecided), None)
+    pick = bad or unsure or max(comparisons, key=lambda item: item.r)
+    outcome: Outcome = "rejected" if bad else ("undecided" if unsure else "accepted")
+    return CaseResult(
+        name, catches, outcome, pick.reason or pick.undecided, pick.r, pick.rmax, pick.error, pick.eager_error, pick.name,
+        pick.worst,
+    )  # fmt: skip

@@ -1,0 +1,138 @@
+"""Sizes at which a reference can be judged in seconds.
+
+The truth costs some ten evaluations in float64 per case. Constants that leave the parameters as they are come first: a candidate whose
+kernels are made for its parameters' shapes then still runs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from modelnew import fakes
+from modelnew.check.wide import tensors
+from modelnew.errors import ModelnewError
+from modelnew.problem import Problem
+
+ELEMENTS = 600_000  # read and written by all ops of one forward
+FLOPS = 200_000_000
+SMALLEST = 4  # no constant is reduced below it
+MOST_STEPS = 40
+
+
+@dataclass(frozen=True)
+class Work:
+    """elements: operands and results of all ops of one forward. flops: of its products. parameters: their shapes."""
+
+    elements: int
+    flops: int
+    parameters: tuple[tuple[int, ...], ...]
+
+    @property
+    def fits(self) -> bool:
+        return self.elements <= ELEMENTS and self.flops <= FLOPS
+
+    @property
+    def excess(self) -> float:
+        return max(self.elements / ELEMENTS, self.flops / FLOPS)
+
+
+class _Count(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            operands = [t for arg in args for t in (tensors(arg) if isinstance(arg, (torch.Tensor, list, tuple)) else ())]
+            self.elements += sum(t.numel() for t in operands) + sum(t.numel() for t in tensors(out))
+        return out
+
+
+def measure(problem: Problem, device: str, dtype: str | None) -> Work:
+    """The work of one forward, on fake tensors."""
+    abstract = problem.abstract(device=device, dtype=dtype)
+    flops = FlopCounterMode(display=False)
+    count = _Count()
+    with abstract.mode, fakes.quiet_logs(), torch.no_grad(), count, flops:
+        abstract.model(*abstract.inputs)
+    parameters = tuple(tuple(value.shape) for value in abstract.model.state_dict().values())
+    return Work(count.elements, flops.get_total_flops(), parameters)
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """problem: with reduced constants. sizes: those that were changed. same_parameters: their shapes are the file's own."""
+
+    problem: Problem
+    sizes: dict[str, int]
+    same_parameters: bool
+
+
+def reduce(problem: Problem, device: str, dtype: str | None, progress: Callable[[str], None]) -> Reduced:
+    """The problem at sizes whose work fits; as it is where it fits already."""
+    work = _try(problem, {}, device, dtype)
+    if work is None or work[1].fits:
+        return Reduced(problem, {}, True)
+    progress("finding sizes that can be judged")
+    full = work[1]
+    sizes: dict[str, int] = {}
+    current = full
+    kept, rest = _split(problem, full, device, dtype)
+    for group in [*([name] for name in kept), rest]:
+        if not current.fits and group:
+            current = _shrink(problem, sizes, group, current, device, dtype)
+    reduced = Problem.load(problem.path, {**problem.overrides, **sizes})
+    return Reduced(reduced, sizes, current.parameters == full.parameters)
+
+
+def _split(problem: Problem, full: Work, device: str, dtype: str | None) -> tuple[list[str], list[str]]:
+    """The constants whose reduction lowers the work: those that leave the parameters alone, in the file's order, and the others."""
+    kept, rest = [], []
+    for name, value in problem.constants.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value <= SMALLEST:
+            continue
+        found = _try(problem, {name: _lower(value)}, device, dtype)
+        if found is not None and found[1].elements < full.elements:
+            (kept if found[1].parameters == full.parameters else rest).append(name)
+        elif found is None:
+            rest.append(name)  # tied to another one
+    return kept, rest
+
+
+def _shrink(problem: Problem, sizes: dict[str, int], names: list[str], work: Work, device: str, dtype: str | None) -> Work:
+    """Halves the named constants together until the work fits; `sizes` keeps what was accepted."""
+    for _ in range(MOST_STEPS):
+        values = {name: sizes.get(name, problem.constants[name]) for name in names}
+        trial = {name: _lower(value) for name, value in values.items() if isinstance(value, int) and value > SMALLEST}
+        if work.fits or not trial:
+            break
+        found = _try(problem, {**sizes, **trial}, device, dtype)
+        if found is None and len(trial) > 1:  # one of them may be a kernel size or a stride: drop those that fail alone
+            names = [name for name in names if name in trial and _try(problem, {**sizes, name: trial[name]}, device, dtype)]
+            if not names:
+                break
+            continue
+        if found is None:
+            break
+        sizes.update(trial)
+        work = found[1]
+    return work
+
+
+def _lower(value: int) -> int:
+    return max(SMALLEST, value // 2)
+
+
+def _try(problem: Problem, sizes: dict[str, int], device: str, dtype: str | None) -> tuple[Problem, Work] | None:
+    try:
+        smaller = Problem.load(problem.path, {**problem.overrides, **sizes})
+        return smaller, measure(smaller, device, dtype)
+    except (ModelnewError, RuntimeError, ValueError, TypeError, IndexError, AssertionError):
+        return None

@@ -1,0 +1,78 @@
+"""What a candidate must leave alone in the process: the functions that measure and compare, and PyTorch's global settings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_TORCH = str(Path(torch.__file__).parent)
+
+
+def functions() -> dict[str, Any]:
+    """Name → the functions that a harness relies on, as they are now."""
+    return {
+        "torch.allclose": torch.allclose,
+        "torch.equal": torch.equal,
+        "torch.isclose": torch.isclose,
+        "torch.testing.assert_close": torch.testing.assert_close,
+        "torch.manual_seed": torch.manual_seed,
+        "torch.rand": torch.rand,
+        "torch.randn": torch.randn,
+        "torch.cuda.synchronize": torch.cuda.synchronize,
+        "torch.cuda.Event.record": torch.cuda.Event.record,
+        "torch.cuda.Event.elapsed_time": torch.cuda.Event.elapsed_time,
+        "torch.Tensor.__eq__": torch.Tensor.__eq__,
+        "torch.Tensor.sub": torch.Tensor.sub,
+        "torch.Tensor.abs": torch.Tensor.abs,
+        "torch.nn.Module.__call__": torch.nn.Module.__call__,
+        "time.time": time.time,
+        "time.perf_counter": time.perf_counter,
+        "time.perf_counter_ns": time.perf_counter_ns,
+        "time.monotonic": time.monotonic,
+    }
+
+
+def changed_functions(before: dict[str, Any]) -> list[str]:
+    return [f"{name} is replaced" for name, function in functions().items() if _inner(function) is not _inner(before[name])]
+
+
+def _inner(function: Any) -> Any:
+    """Without the wrappers that PyTorch itself puts around some of them when its compiler is first imported."""
+    while hasattr(function, "__wrapped__") and _ours_to_trust(function):
+        function = function.__wrapped__
+    return function
+
+
+def _ours_to_trust(function: Any) -> bool:
+    code = getattr(function, "__code__", None)
+    return code is not None and code.co_filename.startswith(_TORCH)
+
+
+def flags() -> dict[str, Any]:
+    """Global settings that change what other code computes. (`cudnn.benchmark` only chooses among algorithms: not here.)"""
+    return {
+        "the default dtype": torch.get_default_dtype(),
+        "the number of threads": torch.get_num_threads(),
+        "torch.backends.cuda.matmul.allow_tf32": _read(lambda: torch.backends.cuda.matmul.allow_tf32),
+        "torch.backends.cudnn.allow_tf32": _read(lambda: torch.backends.cudnn.allow_tf32),
+        "float32_matmul_precision": _read(torch.get_float32_matmul_precision),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "grad mode": torch.is_grad_enabled(),
+        "flushing of subnormal numbers": torch.full((), 1e-45).mul(1.0).item() == 0.0,
+    }
+
+
+def _read(get: Callable[[], Any]) -> Any:
+    """PyTorch refuses to read a precision through the old names once it was set through the new ones: that is a change too."""
+    try:
+        return get()
+    except RuntimeError:
+        return "mixed"
+
+
+def changed_flags(before: dict[str, Any]) -> list[str]:
+    return [f"{name} is changed from {before[name]} to {now}" for name, now in flags().items() if now != before[name]]

@@ -1,0 +1,118 @@
+"""Tensors that cross between two processes: one file of raw bytes per storage, and a description that is plain JSON.
+
+Nothing is unpickled, so what the candidate's process sends back is only ever data. The receiver maps the files: both processes see
+the same bytes, which is how a write into an input is noticed, and how new bytes come to an address that the candidate has seen.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8,
+        torch.bool,
+    )
+}  # fmt: skip
+
+
+class WireError(ValueError):
+    """A value that cannot cross, or a description that does not fit its files."""
+
+
+class Writer:
+    """Writes the storages of the tensors in a tree to `folder`; tensors that share a storage share a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files: dict[int, str] = {}
+
+    def describe(self, value: Any) -> Any:
+        """The description of `value`: None, bools, numbers, text, dtypes, tensors, and lists, tuples and dicts of them."""
+        if isinstance(value, torch.Tensor):
+            return self._tensor(value)
+        if value is None or isinstance(value, (bool, int, str)):
+            return {"plain": value}
+        if isinstance(value, float):
+            return {"float": value.hex()}
+        if isinstance(value, torch.dtype):
+            return {"dtype": str(value).removeprefix("torch.")}
+        if isinstance(value, (list, tuple)):
+            return {"list" if isinstance(value, list) else "tuple": [self.describe(item) for item in value]}
+        if isinstance(value, dict):
+            return {"dict": [[self.describe(key), self.describe(item)] for key, item in value.items()]}
+        raise WireError(f"a {type(value).__name__} cannot be handed to the candidate's process")
+
+    def _tensor(self, tensor: torch.Tensor) -> Any:
+        name = str(tensor.dtype).removeprefix("torch.")
+        if name not in _DTYPES or tensor.layout != torch.strided:
+            raise WireError(f"a tensor of {name}, {tensor.layout} cannot be handed to the candidate's process")
+        tensor = tensor.detach()
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self.files:
+            self.files[key] = f"{len(self.files)}.bin"
+            write_bytes(self.folder / self.files[key], torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage))
+        return {
+            "tensor": self.files[key],
+            "dtype": name,
+            "shape": list(tensor.shape),
+            "stride": list(tensor.stride()),
+            "offset": tensor.storage_offset(),
+        }
+
+
+def write_bytes(path: Path, data: torch.Tensor) -> None:
+    """data: 1-d uint8. An empty file is written for an empty tensor."""
+    path.unlink(missing_ok=True)
+    if data.numel():
+        torch.from_file(str(path), shared=True, size=data.numel(), dtype=torch.uint8).copy_(data)
+    else:
+        path.touch()
+
+
+def read_bytes(path: Path, shared: bool = True) -> torch.Tensor:
+    """The file as a 1-d uint8 tensor that maps it."""
+    size = path.stat().st_size
+    return torch.from_file(str(path), shared=shared, size=size, dtype=torch.uint8) if size else torch.empty(0, dtype=torch.uint8)
+
+
+class Reader:
+    """Makes the values again from descriptions; storages are mapped once each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.storages: dict[str, torch.Tensor] = {}
+
+    def value(self, described: Any) -> Any:
+        ((kind, content),) = described.items() if len(described) == 1 else (("tensor", described),)
+        if kind == "plain":
+            return content
+        if kind == "float":
+            return float.fromhex(content)
+        if kind == "dtype":
+            return _DTYPES[content]
+        if kind in ("list", "tuple"):
+            items = [self.value(item) for item in content]
+            return items if kind == "list" else tuple(items)
+        if kind == "dict":
+            return {self.value(key): self.value(item) for key, item in content}
+        return self._tensor(content)
+
+    def _tensor(self, described: Any) -> torch.Tensor:
+        name = str(described["tensor"])
+        if "/" in name or name.startswith("."):
+            raise WireError(f"{name!r} is no file of this exchange")
+        dtype, shape, stride, offset = (described[key] for key in ("dtype", "shape", "stride", "offset"))
+        if name not in self.storages:
+            self.storages[name] = read_bytes(self.folder / name)
+        base = self.storages[name]
+        last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True)) + 1 if math.prod(shape) else 0
+        if min([offset, *shape, *stride], default=0) < 0 or last * _DTYPES[dtype].itemsize > base.numel():
+            raise WireError(f"a tensor of shape {shape} does not fit its {base.numel()} bytes")
+        return torch.empty(0, dtype=_DTYPES[dtype]).set_(base.untyped_storage(), offset, shape, stride)

@@ -1,0 +1,227 @@
+"""The commands. They parse, call `modelnew.api`, and print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from modelnew import __version__, console, tables
+from modelnew.errors import EXIT_BAD_INPUT, EXIT_NOT_MET, UsageError
+from modelnew.outputs import default_output, require_writable
+
+app = typer.Typer(
+    help="A PyTorch model in, the same model on custom fused kernels out: built, verified against float64, timed.",
+    epilog="Exit codes: 0 good, 1 verdict or speed not met, 2 bad usage or input, 3 a bug in modelnew.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Reference = Annotated[Path, typer.Argument(metavar="FILE.py", help="Defines Model, get_inputs and get_init_inputs.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Changes a constant of the file, as batch_size=64. Repeatable."),
+]
+Device = Annotated[
+    str, typer.Option(metavar="auto|cuda|cpu", help="Where to run; auto takes a GPU where there is one.")
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(metavar="fp64|fp32|fp16|bf16", help="Dtype of parameters and inputs; the file's own if not given."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Show = Annotated[
+    str | None, typer.Option(metavar="PASS", help="Print what this pass made of the graph; 'all' for every pass.")
+]
+
+
+def main() -> None:
+    """Entry point of the `modelnew` script."""
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.print_text(f"modelnew {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def optimize(
+    file: Reference,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="OUT.py", help="What to write; FILE_new.py in this folder if not given."
+        ),
+    ] = None,
+    sets: Set = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    check: Annotated[bool, typer.Option("--check/--no-check", help="Verify the result against float64.")] = True,
+    bench: Annotated[bool, typer.Option("--bench/--no-bench", help="Time it, and keep only what is faster.")] = True,
+    force: Annotated[bool, typer.Option("--force", help="Replace an output that modelnew did not write.")] = False,
+    show: Show = None,
+    as_json: Json = False,
+) -> None:
+    """Write the model of FILE.py on custom kernels to a file of its own, verify it and time it."""
+    with console.session(as_json=as_json) as progress:
+        overrides = _overrides(sets)
+        target = output or default_output(file)
+        require_writable(target, file, force=force)
+        from modelnew import api
+
+        result = api.optimize_file(
+            file,
+            output=target,
+            overrides=overrides,
+            device=device,
+            dtype=dtype,
+            check=check,
+            bench=bench,
+            show=show,
+            progress=progress,
+        )
+    if as_json:
+        console.print_json({"output": str(result.output), "accepted": result.accepted, "report": result.report})
+    else:
+        console.print_text("\n".join(result.summary))
+    if check and result.accepted is not True:
+        raise typer.Exit(EXIT_NOT_MET)
+
+
+@app.command()
+def check(
+    reference: Reference,
+    candidates: Annotated[list[Path], typer.Argument(metavar="NEW.py...", help="Files that define ModelNew.")],
+    sets: Set = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Repeat the inputs of an earlier run; a fresh secret seed if not given.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Judge whether the ModelNew of each NEW.py computes what the Model of FILE.py does. Exit 2: could not judge."""
+    with console.session(as_json=as_json) as progress:
+        from modelnew import api
+
+        reports = api.check_files(
+            reference,
+            candidates,
+            overrides=_overrides(sets),
+            device=device,
+            dtype=dtype,
+            seed=seed,
+            progress=progress,
+        )
+    if as_json:
+        console.print_json({"reports": [report.as_dict() for report in reports]})
+    else:
+        for candidate, report in zip(candidates, reports, strict=True):
+            console.print_text(f"{candidate}: {report.headline}")
+            console.print_table(tables.CHECK_COLUMNS, report.rows())
+            console.print_text(tables.check_notes(report))
+    if any(report.accepted is False for report in reports):
+        raise typer.Exit(EXIT_NOT_MET)
+    if any(report.accepted is None for report in reports):
+        raise typer.Exit(EXIT_BAD_INPUT)
+
+
+@app.command()
+def bench(
+    file: Reference,
+    candidates: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[NEW.py...]", help="Files that define ModelNew; made here if not given."),
+    ] = None,
+    sets: Set = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    as_json: Json = False,
+) -> None:
+    """Time each ModelNew against eager PyTorch, torch.compile and the time the hardware cannot beat."""
+    with console.session(as_json=as_json) as progress:
+        from modelnew import api
+
+        report = api.bench_file(
+            file,
+            candidates=candidates or [],
+            overrides=_overrides(sets),
+            device=device,
+            dtype=dtype,
+            progress=progress,
+        )
+    if as_json:
+        console.print_json(report.as_dict())
+    else:
+        rows = [tables.bench_cells(row) for row in report.rows()]
+        console.print_table(tables.BENCH_COLUMNS, rows, title=tables.bench_title(report))
+
+
+@app.command()
+def explain(
+    file: Reference,
+    sets: Set = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    source: Annotated[bool, typer.Option("--source", help="Print the kernels' source too.")] = False,
+    show: Show = None,
+    as_json: Json = False,
+) -> None:
+    """Say what would be fused and why not more, with bytes, flops and the floor, without running the model."""
+    with console.session(as_json=as_json) as progress:
+        from modelnew import api
+
+        explanation = api.explain_file(
+            file,
+            overrides=_overrides(sets),
+            device=device,
+            dtype=dtype,
+            source=source,
+            show=show,
+            progress=progress,
+        )
+    if as_json:
+        console.print_json(explanation.as_dict())
+    else:
+        console.print_text(explanation.text())
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what this machine has for building kernels, what is missing, and how to get it."""
+    with console.session(as_json=as_json):
+        from modelnew.doctor import examine
+
+        findings = examine()
+    if as_json:
+        console.print_json([{"name": f.name, "ok": f.ok, "detail": f.detail, "fix": f.fix} for f in findings])
+        return
+    rows = [("ok" if f.ok else "missing", f.name, f.detail, f.fix) for f in findings]
+    console.print_table(("", "what", "found", "to do"), rows)
+
+
+def _overrides(sets: list[str] | None) -> dict[str, str]:
+    """{"batch_size": "64"} of ["batch_size=64"]; the last of several for one name counts. Raises UsageError."""
+    found: dict[str, str] = {}
+    for text in sets or []:
+        name, equals, value = text.partition("=")
+        if not (equals and name.strip().isidentifier() and value.strip()):
+            raise UsageError(
+                f"{text!r} is not NAME=VALUE", doing="reading --set", hint="Write it as --set batch_size=64."
+            )
+        found[name.strip()] = value.strip()
+    return found

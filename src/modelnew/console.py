@@ -1,0 +1,145 @@
+"""What the commands show: results on stdout, progress and errors on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import typer
+
+from modelnew import __version__
+from modelnew.errors import EXIT_BAD_INPUT, ModelnewError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+EXIT_BUG = 3
+EXIT_INTERRUPTED = 130
+
+Progress = Callable[[str], None]
+
+
+@contextlib.contextmanager
+def session(*, as_json: bool) -> Iterator[Progress]:
+    """Surrounds the work of a command: gives it a function that shows progress, turns what it raises into an exit code.
+
+    Meanwhile nothing reaches stdout: a model's prints, or a compiler's, would spoil a JSON document.
+    """
+    warnings.filterwarnings("ignore", "Failed to initialize NumPy")  # PyTorch misses it, we do not need it
+    try:
+        with _stdout_to_stderr(), _progress() as show:
+            yield show
+    except ModelnewError as error:
+        _fail(error, as_json)
+        raise typer.Exit(EXIT_BAD_INPUT) from None
+    except KeyboardInterrupt:
+        _say("interrupted")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    except typer.Exit:
+        raise
+    except Exception as error:
+        _say(_bug_report(error), style="red")
+        raise typer.Exit(EXIT_BUG) from None
+
+
+def _fail(error: ModelnewError, as_json: bool) -> None:
+    _say(f"error: {error}", style="red")
+    if as_json:
+        parts = {"problem": error.problem, "doing": error.doing, "on": error.on, "hint": error.hint}
+        print_json({"error": {"kind": type(error).__name__, **parts}})
+
+
+def _bug_report(error: Exception) -> str:
+    """Saves the traceback; returns what the user is told."""
+    with tempfile.NamedTemporaryFile("w", prefix="modelnew-bug-", suffix=".txt", delete=False) as file:
+        file.write(f"modelnew {__version__}, Python {sys.version}\n{sys.argv}\n")
+        traceback.print_exception(error, file=file)
+    return (
+        f"this is a bug in modelnew: {type(error).__name__}: {error}\n"
+        f"  Please report it with the file {file.name}, which holds the command and the traceback."
+    )
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)  # for child processes and C code, which do not ask Python
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Progress]:
+    """Steps with their times: a live display on a terminal, plain lines elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda step: print(step, file=sys.stderr, flush=True)  # noqa: T201
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Display
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Display(*columns, console=Console(stderr=True), transient=True) as display:
+        steps: list[object] = []
+
+        def show(step: str) -> None:
+            for task in display.tasks:
+                display.update(task.id, total=1, completed=1)
+            steps.append(display.add_task(step, total=None))
+
+        yield show
+
+
+def _say(text: str, style: str = "") -> None:
+    from rich.console import Console
+
+    Console(stderr=True, soft_wrap=True).print(text, style=style or None, markup=False, highlight=False)
+
+
+def print_json(document: object) -> None:
+    """One JSON document on stdout."""
+    print_text(json.dumps(document, indent=2, default=str))
+
+
+def print_text(text: str) -> None:
+    """Text on stdout as it is: it may be source code, and somebody may pipe it."""
+    with _quiet_pipe():
+        print(text, flush=True)  # noqa: T201
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
+    """A table on stdout."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table: Table = Table(title=title or None, box=box.SIMPLE, title_justify="left", pad_edge=False)
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    with _quiet_pipe():
+        Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+@contextlib.contextmanager
+def _quiet_pipe() -> Iterator[None]:
+    """`modelnew … | head` closes the pipe early; that is no error."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that Python's last flush does not raise either
+        raise typer.Exit(0) from None

@@ -1,0 +1,57 @@
+// Comparisons, selection, and the larger or smaller of two values.
+#pragma once
+
+#include "common/types.h"
+
+namespace mn {
+
+template <class C>
+MN_FN bool lt(C a, C b) {
+  return a < b;
+}
+template <class C>
+MN_FN bool le(C a, C b) {
+  return a <= b;
+}
+template <class C>
+MN_FN bool gt(C a, C b) {
+  return a > b;
+}
+template <class C>
+MN_FN bool ge(C a, C b) {
+  return a >= b;
+}
+template <class C>
+MN_FN bool eq(C a, C b) {
+  return a == b;
+}
+template <class C>
+MN_FN bool ne(C a, C b) {
+  return a != b;
+}
+
+template <class C>
+MN_FN C where(bool condition, C a, C b) {
+  return condition ? a : b;
+}
+
+// NaN wins, whichever side it is on. Of two equal zeros the second is returned, as PyTorch's vector code does.
+template <class C>
+MN_FN C maximum(C a, C b) {
+  if constexpr (std::is_floating_point<C>::value) {
+    return ((a > b) | (a != a)) ? a : b;
+  } else {
+    return a > b ? a : b;
+  }
+}
+
+template <class C>
+MN_FN C minimum(C a, C b) {
+  if constexpr (std::is_floating_point<C>::value) {
+    return ((a < b) | (a != a)) ? a : b;
+  } else {
+    return a < b ? a : b;
+  }
+}
+
+}  // namespace mn

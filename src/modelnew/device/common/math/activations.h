@@ -1,0 +1,119 @@
+// provides: sigmoid, logsigmoid, softplus, gelu, gelu_tanh, silu, mish
+#pragma once
+
+#include "common/compare.h"
+#include "common/math/erf.h"
+#include "common/math/exp.h"
+#include "common/math/hyperbolic.h"
+
+namespace mn {
+
+namespace detail {
+
+// e^x = p 2^n for x <= 0, not yet multiplied: what is multiplied in first is rounded once, subnormal or not.
+template <class C>
+struct exp_parts {
+  C p;
+  bits_of<C> n;
+};
+template <class C>
+MN_FN exp_parts<C> exp_nonpositive(C x, C low = C(0)) {
+  const reduced<C> a = reduce_ln2(at_least(x, sizeof(C) == 4 ? C(-110) : C(-750)));
+  return {exp_near_zero(a.r + low), a.n};
+}
+
+// x / (1 + e^-v) for v = high + low of the sign of x: x sigmoid(v). `vanished`: the result is 0 (NaN for x = -inf).
+template <class C>
+MN_FN C times_sigmoid(C x, C high, C low, bool vanished) {
+  const bool negative = x < C(0);
+  exp_parts<C> e = exp_nonpositive(negative ? high : -high, negative ? low : -low);
+  e.p = vanished ? C(0) : e.p;
+  return (negative ? scale(x * e.p, e.n) : x) / (C(1) + scale(e.p, e.n));
+}
+
+// log(1 + x) for 0 <= x <= 1
+MN_FN float log1p_unit(float x) {
+  const float s = x / (2.0f + x), z = s * s, h = 0.5f * x * x;
+  const float q = z * polynomial(z, 0x1.555558p-1f, 0x1.9996d8p-2f, 0x1.25051p-2f, 0x1.b72bb8p-3f, 0x1.f08af8p-3f);
+  return x - (h - s * (h + q));
+}
+MN_FN double log1p_unit(double x) {
+  // above sqrt(2) - 1 halved first, so that the series' argument stays small; 1 + x is exact enough there
+  const bool upper = x > 0x1.a827999fcef32p-2;
+  const double f = upper ? 0.5 * (x - 1.0) : x;
+  const double s = f / (2.0 + f), z = s * s, h = 0.5 * f * f;
+  const double q = z * polynomial(z, 0x1.5555555555555p-1, 0x1.9999999999eaap-2, 0x1.249249241de9fp-2, 0x1.c71c72689fc64p-3,
+                                  0x1.745cd958158a1p-3, 0x1.3b217f5a4ae87p-3, 0x1.0f4a36fef552dp-3, 0x1.100b29cab2adep-3);
+  const double near = f - (h - s * (h + q));
+  return upper ? 0x1.62e42fefa39efp-1 + (near + 0x1.abc9e3b39803fp-56) : near;
+}
+
+}  // namespace detail
+
+template <class C>
+MN_FN C sigmoid(C x) {
+  const detail::exp_parts<C> a = detail::exp_nonpositive(-detail::magnitude(x));
+  const C e = detail::scale(a.p, a.n);
+  return (x < C(0) ? e : C(1)) / (C(1) + e);
+}
+
+template <class C>
+MN_FN C logsigmoid(C x) {
+  const detail::exp_parts<C> a = detail::exp_nonpositive(-detail::magnitude(x));
+  return (x < C(0) ? x : C(0)) - detail::log1p_unit(detail::scale(a.p, a.n));
+}
+
+// log(1 + e^(beta x)) / beta; x itself where beta x > threshold
+template <class C>
+MN_FN C softplus(C x, C beta, C threshold) {
+  const C z = x * beta;
+  const detail::exp_parts<C> a = detail::exp_nonpositive(-detail::magnitude(z));
+  const C result = ((z > C(0) ? z : C(0)) + detail::log1p_unit(detail::scale(a.p, a.n))) / beta;
+  return z > threshold ? x : result;
+}
+
+template <class C>
+MN_FN C silu(C x) {
+  return detail::times_sigmoid(x, x, C(0), x < (sizeof(C) == 4 ? C(-110) : C(-750)));
+}
+
+// x times the normal distribution function of x
+MN_FN float gelu(float x) {
+  const float t = detail::at_most(detail::magnitude(x), 14.5f);
+  const float half_square = 0.5f * t * t, error = fma(0.5f * t, t, -half_square);
+  detail::exp_parts<float> e = detail::exp_nonpositive(-half_square, -error);
+  e.p = x < -14.5f ? 0.0f : e.p;
+  const float top = detail::polynomial(t, 0x1p-1f, 0x1.c0d716p-2f, 0x1.774db8p-3f, 0x1.4ceaf0p-5f, 0x1.0dd2d2p-8f);
+  const float bottom = detail::polynomial(t, 0x1p+0f, 0x1.acadbcp+0f, 0x1.33dc5ap+0f, 0x1.e0c9b8p-2f, 0x1.a146e0p-4f,
+                                          0x1.522b72p-7f);
+  const float tail = detail::scale(e.p * (x < 0.0f ? x : -t) * (top / bottom), e.n);  // -|x| (1 - Phi(|x|))
+  return x < 0.0f ? tail : x + tail;
+}
+MN_FN double gelu(double x) { return x * (0.5 * erfc(-0x1.6a09e667f3bcdp-1 * x)); }
+
+// x / (1 + e^-v), v = 2 sqrt(2/pi) (x + 0.044715 x^3): v carries its rounding error, which the exponential would enlarge.
+MN_FN float gelu_tanh(float x) {
+  const float t = detail::at_least(detail::at_most(x, 11.0f), -11.0f);
+  const float square = t * t, square_low = fma(t, t, -square);
+  const float cubic = 0x1.2444f2p-4f * square;
+  const float cubic_low = fma(0x1.2444f2p-4f, square, -cubic) + fma(0x1.2444f2p-4f, square_low, 0x1.49b16ap-29f * square);
+  const float slope = 0x1.988454p+0f + cubic, part = slope - 0x1.988454p+0f;
+  const float slope_low = ((0x1.988454p+0f - (slope - part)) + (cubic - part)) + (cubic_low - 0x1.857936p-25f);
+  const float v = t * slope;
+  return detail::times_sigmoid(x, v, fma(t, slope, -v) + t * slope_low, x < -11.0f);
+}
+MN_FN double gelu_tanh(double x) {
+  const double t = detail::at_least(detail::at_most(x, 25.0), -25.0);
+  const double v = t * fma(0x1.2444f2a4d8b4bp-4, t * t, 0x1.9884533d43651p+0);
+  return detail::times_sigmoid(x, v, 0.0, x < -25.0);
+}
+
+// x tanh(softplus(x)) = x n / (n + 2) with n = e^x (e^x + 2)
+MN_FN double mish(double x) {
+  const double e = exp(detail::at_most(x, 40.0));
+  const double n = e * (e + 2.0);
+  return x * (n / (n + 2.0));
+}
+MN_FN float mish(float x) { return static_cast<float>(mish(static_cast<double>(x))); }
+
+}  // namespace mn

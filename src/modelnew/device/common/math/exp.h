@@ -1,0 +1,105 @@
+// provides: exp, exp2, expm1
+#pragma once
+
+#include "common/math/base.h"
+
+namespace mn {
+
+namespace detail {
+
+// x = n ln2 + r with |r| <= ln2 / 2; ln2 in two parts, the first short enough for n * high to be exact.
+template <class C>
+struct reduced {
+  C r;
+  bits_of<C> n;  // low bits of the shifted integer
+};
+MN_FN reduced<float> reduce_ln2(float x) {
+  const rounded<float> n = round_near(x * 0x1.715476p+0f);
+  return {fma(n.value, 0x1.05c610p-29f, fma(n.value, -0x1.62e430p-1f, x)), n.shifted};
+}
+MN_FN reduced<double> reduce_ln2(double x) {
+  const rounded<double> n = round_near(x * 0x1.71547652b82fep+0);
+  return {fma(n.value, -0x1.a39ef35793c76p-33, fma(n.value, -0x1.62e42feep-1, x)), n.shifted};
+}
+
+// e^r - 1 for |r| <= ln2 / 2
+MN_FN float expm1_near_zero(float r) {
+  return fma(r * r, polynomial(r, 0x1p-1f, 0x1.555554p-3f, 0x1.5554f6p-5f, 0x1.1112fcp-7f, 0x1.6d3c7cp-10f, 0x1.9e21c2p-13f),
+             r);
+}
+MN_FN double expm1_near_zero(double r) {
+  return fma(r * r,
+             polynomial(r, 0x1.0000000000000p-1, 0x1.5555555555559p-3, 0x1.555555555553fp-5, 0x1.111111110f6d6p-7,
+                        0x1.6c16c16c1f0b1p-10, 0x1.a01a01afd5238p-13, 0x1.a01a017bb5e19p-16, 0x1.71ddf87bda427p-19,
+                        0x1.27e5364e1e89ap-22, 0x1.af5e79a4607a1p-26, 0x1.1ee85523420a3p-29),
+             r);
+}
+// e^r for |r| <= ln2 / 2
+MN_FN float exp_near_zero(float r) {
+  const float p = polynomial(r, 0x1.fffffcp-2f, 0x1.555492p-3f, 0x1.5558aep-5f, 0x1.12397cp-7f, 0x1.6a4ef0p-10f);
+  return 1.0f + fma(r * r, p, r);
+}
+MN_FN double exp_near_zero(double r) { return 1.0 + expm1_near_zero(r); }
+
+// Clamps that let NaN through: outside them the result is 0, infinity or -1 whatever the argument.
+template <class C>
+MN_FN C at_most(C x, C limit) {
+  return x > limit ? limit : x;
+}
+template <class C>
+MN_FN C at_least(C x, C limit) {
+  return x < limit ? limit : x;
+}
+
+template <class C>
+MN_FN C exp_within(C x) {
+  const reduced<C> a = reduce_ln2(x);
+  return scale(exp_near_zero(a.r), a.n);
+}
+
+// e^x - 1 for x <= 89 (709.8): half of 2^n is used, so that n = 128 (1024) does not overflow early.
+template <class C>
+MN_FN C expm1_within(C x) {
+  const reduced<C> a = reduce_ln2(x);
+  const C half_power = power_of_two<C>(a.n - 1);
+  const C result = C(2) * fma(half_power, expm1_near_zero(a.r), half_power - C(0.5));
+  return magnitude(x) < (sizeof(C) == 4 ? C(0x1p-26) : C(0x1p-55)) ? x : result;
+}
+
+}  // namespace detail
+
+#if defined(MN_CUDA)
+MN_FN float exp(float x) { return ::expf(x); }
+MN_FN double exp(double x) { return ::exp(x); }
+MN_FN float exp2(float x) { return ::exp2f(x); }
+MN_FN double exp2(double x) { return ::exp2(x); }
+MN_FN float expm1(float x) { return ::expm1f(x); }
+MN_FN double expm1(double x) { return ::expm1(x); }
+#else
+MN_FN float exp(float x) { return detail::exp_within(detail::at_least(detail::at_most(x, 89.0f), -104.0f)); }
+MN_FN double exp(double x) { return detail::exp_within(detail::at_least(detail::at_most(x, 710.0), -746.0)); }
+
+MN_FN float exp2(float x) {
+  const float within = detail::at_least(detail::at_most(x, 129.0f), -151.0f);
+  const detail::rounded<float> n = detail::round_near(within);
+  const float r = within - n.value;
+  const float p = detail::polynomial(r, 0x1.62e430p-1f, 0x1.ebfbdcp-3f, 0x1.c6af7ap-5f, 0x1.3b2dd4p-7f, 0x1.5f094ap-10f,
+                                     0x1.417852p-13f);
+  return detail::scale(fma(r, p, 1.0f), n.shifted);
+}
+MN_FN double exp2(double x) {
+  const double within = detail::at_least(detail::at_most(x, 1025.0), -1076.0);
+  const detail::rounded<double> n = detail::round_near(within);
+  const double r = within - n.value;
+  const double p = detail::polynomial(r, 0x1.62e42fefa39efp-1, 0x1.ebfbdff82c5a4p-3, 0x1.c6b08d7049fe8p-5,
+                                      0x1.3b2ab6fba0114p-7, 0x1.5d87fe78cd715p-10, 0x1.4309130ed9f9ep-13,
+                                      0x1.ffcbfba9700bbp-17, 0x1.62bfc79a6054bp-20, 0x1.b5267cfbcdb31p-24,
+                                      0x1.e61b54a3f2633p-28, 0x1.e79b969b58a4fp-32);
+  return detail::scale(fma(r, p, 1.0), n.shifted);
+}
+
+MN_FN float expm1(float x) { return detail::expm1_within(detail::at_least(detail::at_most(x, 89.0f), -18.0f)); }
+MN_FN double expm1(double x) { return detail::expm1_within(detail::at_least(detail::at_most(x, 710.0), -40.0)); }
+#endif
+
+}  // namespace mn

@@ -1,0 +1,120 @@
+// Row kind `split`: all threads share one row, each sweep a loop of its own.
+#pragma once
+
+#include "cpu/row_sweeps.h"
+
+namespace mn {
+
+// Tiles whose results are combined before any other: the cut does not depend on the number of threads, so neither does the result.
+constexpr int64_t tiles_per_chunk = 64;
+
+template <class Outs, class Ins>
+class split_row {
+ public:
+  using ports_t = detail::row_ports<Outs, Ins>;
+  using outs_t = std::array<void*, Outs::size>;
+  using ins_t = std::array<const void*, Ins::size>;
+
+  split_row(const outs_t& outs, const ins_t& ins, const row_tiles& tiles, int64_t row, int64_t threads)
+      : outs_(outs), ins_(ins), tiles_(tiles), threads_(threads), chunks_((tiles.count() + tiles_per_chunk - 1) / tiles_per_chunk) {
+    own_.open(outs, ins, tiles);
+    tiles.layout.row_at(row, tiles.layout.head.rank, ports_t::operands, own_.row);
+  }
+
+  MN_FN int64_t size() const { return tiles_.layout.row_size(); }
+  bool failed() const { return failed_; }
+
+  template <size_t I>
+  MN_FN loaded<I> load() {
+    return {};
+  }
+  template <size_t I>
+  MN_FN auto scalar() {
+    return own_.template scalar<I>();
+  }
+  MN_FN positions index() { return {}; }
+
+  // Too large to keep: computed again at each use.
+  template <class F, class... H>
+  MN_FN lazy<F, H...> keep(F f, H... h) {
+    return {f, values(h...)};
+  }
+
+  template <class R, class F, class... H>
+  auto reduce(R, F f, H... h) {
+    using V = typename R::type;
+    const lazy<F, H...> element{f, values(h...)};
+    V* partial = scratch::of_thread().template take<V>(chunks_);
+    if (partial == nullptr) {
+      failed_ = true;
+      return R::identity();
+    }
+    sweep([&](ports_t& ports, int64_t chunk, int64_t first, int64_t last) {
+      reduction<R> result;
+      for (int64_t t = first; t < last; ++t) {
+        ports.enter(t);
+        const auto view = ports.view(element);
+        result.add(ports.tile.size(), [&](int64_t i) { return view[i]; });
+      }
+      partial[chunk] = result.total();
+    });
+    for (int64_t step = 1; step < chunks_; step *= 2)
+      for (int64_t c = 0; c + step < chunks_; c += 2 * step) partial[c] = R::combine(partial[c], partial[c + step]);
+    return partial[0];
+  }
+
+  template <size_t... O, class F, class... H>
+  void store(F f, H... h) {
+    const lazy<F, H...> element{f, values(h...)};
+    sweep([&](ports_t& ports, int64_t, int64_t first, int64_t last) {
+      for (int64_t t = first; t < last; ++t) {
+        ports.enter(t);
+        ports.write(ports.view(element), detail::indices<O...>{}, indices_to<sizeof...(O)>{});
+      }
+    });
+  }
+  template <size_t O, class V>
+  MN_FN void put(V value) {
+    own_.template put<O>(value);
+  }
+
+ private:
+  // f(ports, chunk, first tile, last tile) for every chunk, in parallel
+  template <class F>
+  void sweep(const F& f) {
+    if (failed_) return;
+    const int64_t count = tiles_.count(), worth = (count + tiles_.layout.head.a - 1) / tiles_.layout.head.a;
+    parallel(threads_ < worth ? threads_ : worth, chunks_, [&](int64_t begin, int64_t end) {
+      ports_t ports;
+      ports.open(outs_, ins_, tiles_);
+      for (size_t k = 0; k < ports_t::operands; ++k) ports.row[k] = own_.row[k];
+      for (int64_t c = begin; c < end; ++c) {
+        const int64_t last = (c + 1) * tiles_per_chunk;
+        f(ports, c, c * tiles_per_chunk, last < count ? last : count);
+      }
+      if (tiles_.layout.stream) stream_done();
+    });
+  }
+
+  const outs_t& outs_;
+  const ins_t& ins_;
+  const row_tiles& tiles_;
+  int64_t threads_, chunks_;
+  ports_t own_;
+  bool failed_ = false;
+};
+
+template <class Body, class Outs, class Ins>
+inline int run_split(const std::array<void*, Outs::size>& outs, const std::array<const void*, Ins::size>& ins,
+                     const row_layout& layout, int64_t threads) {
+  const row_tiles tiles(layout);
+  for (int64_t r = 0; r < layout.rows(); ++r) {
+    scratch::of_thread().rewind();
+    split_row<Outs, Ins> row(outs, ins, tiles, r, threads);
+    Body{}(row);
+    if (row.failed()) return out_of_memory;
+  }
+  return no_error;
+}
+
+}  // namespace mn

@@ -1,0 +1,132 @@
+// One row, tile by tile: what the row kinds `whole` and `split` have in common.
+#pragma once
+
+#include "cpu/lanes.h"
+#include "cpu/ports.h"
+#include "cpu/row_layout.h"
+
+namespace mn {
+
+// Handles: what a body holds instead of the elements of a row.
+template <size_t I>
+struct loaded {};  // an input
+struct positions {};  // 0, 1, 2, ...
+template <class V>
+struct kept {  // values in the thread's memory
+  const V* data;
+};
+template <class F, class... H>
+struct lazy {  // values computed where they are used
+  F f;
+  pack<H...> from;
+};
+
+namespace detail {
+
+// Views: what a handle is inside one tile, indexed by the element.
+struct position_view {
+  int64_t first;
+  MN_FN int64_t operator[](int64_t i) const { return first + i; }
+};
+template <class F, class... View>
+struct lazy_view {
+  F f;
+  pack<View...> from;
+  MN_FN auto operator[](int64_t i) const { return at(i, indices_to<sizeof...(View)>{}); }
+  template <size_t... K>
+  MN_FN auto at(int64_t i, indices<K...>) const {
+    return f(get<K>(from)[i]...);
+  }
+};
+template <class F, class... View>
+MN_FN lazy_view<F, View...> view_with(const F& f, View... views) {
+  return {f, values(views...)};
+}
+
+// A thread's tiles of all operands at one row.
+template <class Outs, class Ins>
+struct row_ports;
+template <class... Outs, class... Ins>
+struct row_ports<types<Outs...>, types<Ins...>> {
+  static constexpr size_t outputs = sizeof...(Outs), operands = outputs + sizeof...(Ins);
+  const row_tiles* tiles;
+  bool stream;
+  int64_t row[operands];  // offsets of the current row
+  row_tiles::tile tile;
+  bool fetched[sizeof...(Ins) + 1];  // inputs that the current tile already has
+  const void* from[sizeof...(Ins) + 1];
+  pack<output_port<Outs>...> out;
+  pack<input_port<Ins>...> in;
+
+  void open(const std::array<void*, outputs>& outs, const std::array<const void*, sizeof...(Ins)>& ins, const row_tiles& of) {
+    tiles = &of;
+    stream = of.layout.stream;
+    open_at(outs, ins, indices_to<outputs>{}, indices_to<sizeof...(Ins)>{});
+  }
+  template <size_t... O, size_t... I>
+  void open_at(const std::array<void*, outputs>& outs, const std::array<const void*, sizeof...(Ins)>& ins, indices<O...>,
+               indices<I...>) {
+    ((get<O>(out).base = static_cast<Outs*>(outs[O])), ...);
+    (get<I>(in).open(ins[I], false, 0), ...);
+  }
+
+  MN_FN void enter(int64_t index) {
+    tile = tiles->at(index);
+    for (bool& f : fetched) f = false;
+  }
+
+  template <size_t I>
+  MN_FN auto view(const loaded<I>&) {
+    using C = typename std::decay_t<decltype(get<I>(in))>::C;
+    if (!fetched[I]) {
+      from[I] = get<I>(in).fetch(row[outputs + I] + tiles->offset(outputs + I, tile), tiles->shape(outputs + I, tile));
+      fetched[I] = true;
+    }
+    return static_cast<const C*>(from[I]);
+  }
+  MN_FN position_view view(const positions&) const { return {tile.position}; }
+  template <class V>
+  MN_FN const V* view(const kept<V>& handle) const {
+    return handle.data + tile.position;
+  }
+  template <class F, class... H>
+  MN_FN auto view(const lazy<F, H...>& handle) {
+    return view_of(handle, indices_to<sizeof...(H)>{});
+  }
+  template <class F, class... H, size_t... K>
+  MN_FN auto view_of(const lazy<F, H...>& handle, indices<K...>) {
+    return view_with(handle.f, view(get<K>(handle.from))...);
+  }
+
+  // Writes f of the handles to outputs O... for the current tile.
+  template <class View, size_t... O, size_t... K>
+  MN_FN void write(const View& element, indices<O...>, indices<K...>) {
+    const int64_t at[] = {row[O] + tiles->offset(O, tile)...};
+    const block shape[] = {tiles->shape(O, tile)...};
+    const auto to = values(get<O>(out).place(at[K], shape[K], stream)...);
+    fill(element, to, indices<K...>{});
+    (get<O>(out).commit(get<K>(to), at[K], shape[K], stream), ...);
+  }
+  template <class View, class... To, size_t... K>
+  MN_FN void fill(const View& element, pack<To*...> to, indices<K...>) {
+    const int64_t n = tile.size();
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) {
+      const auto results = as_pack(element[i]);
+      ((get<K>(to)[i] = cast<To>(get<K>(results))), ...);
+    }
+  }
+
+  template <size_t I>
+  MN_FN auto scalar() const {
+    return to_compute(get<I>(in).base[row[outputs + I]]);
+  }
+  template <size_t O, class V>
+  MN_FN void put(V value) {
+    auto& port = get<O>(out);
+    port.base[row[O]] = to_storage<std::decay_t<decltype(*port.base)>>(value);
+  }
+};
+
+}  // namespace detail
+}  // namespace mn

@@ -1,0 +1,96 @@
+// Launching: device, stream, shared memory, clusters, cooperative grids; errors as numbers.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <array>
+
+#include "common/core.h"
+
+namespace mn {
+
+using queue = cudaStream_t;
+
+// Dynamic shared memory is the only kind used: each kernel divides it up itself.
+MN_FN unsigned char* shared_memory() {
+#if defined(MN_SIMT)
+  return simt::dynamic_shared();
+#else
+  extern __shared__ uint4 mn_shared_memory[];
+  return reinterpret_cast<unsigned char*>(mn_shared_memory);
+#endif
+}
+
+// Makes `device` current, and the caller's device again at the end.
+class device_scope {
+ public:
+  explicit device_scope(int64_t device) : device_(static_cast<int>(device)) {
+    error_ = cudaGetDevice(&previous_);
+    if (error_ == cudaSuccess && previous_ != device_) error_ = cudaSetDevice(device_);
+  }
+  ~device_scope() {
+    if (error_ == cudaSuccess && previous_ != device_) cudaSetDevice(previous_);
+  }
+  device_scope(const device_scope&) = delete;
+  device_scope& operator=(const device_scope&) = delete;
+  cudaError_t error() const { return error_; }
+
+ private:
+  int device_;
+  int previous_ = 0;
+  cudaError_t error_;
+};
+
+struct launch_shape {
+  int64_t blocks = 1;
+  int threads = 256;
+  size_t shared_bytes = 0;
+  int cluster = 1;
+  bool cooperative = false;
+};
+
+// A failed launch leaves its error pending in the runtime; it is taken away, so that nobody else is blamed for it.
+inline int taken(cudaError_t error) {
+  if (error != cudaSuccess) cudaGetLastError();
+  return static_cast<int>(error);
+}
+
+template <class... P, class... A>
+int launch(void (*kernel)(P...), const launch_shape& shape, queue stream, const A&... arguments) {
+  constexpr size_t shared_without_asking = 48 << 10;
+  if (shape.shared_bytes > shared_without_asking) {
+    const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                   static_cast<int>(shape.shared_bytes));
+    if (error != cudaSuccess) return taken(error);
+  }
+  if (shape.cluster > 8) {
+    const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+    if (error != cudaSuccess) return taken(error);
+  }
+  cudaLaunchAttribute attributes[2];
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(shape.blocks));
+  config.blockDim = dim3(static_cast<unsigned>(shape.threads));
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.stream = stream;
+  config.attrs = attributes;
+  if (shape.cooperative) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeCooperative;
+    attributes[config.numAttrs++].val.cooperative = 1;
+  }
+  if (shape.cluster > 1) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+    attributes[config.numAttrs].val.clusterDim.x = static_cast<unsigned>(shape.cluster);
+    attributes[config.numAttrs].val.clusterDim.y = 1;
+    attributes[config.numAttrs++].val.clusterDim.z = 1;
+  }
+  return taken(cudaLaunchKernelEx(&config, kernel, arguments...));
+}
+
+constexpr int64_t most_blocks = 0x7fffffff;  // of one launch
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace mn
+
+MN_EXPORT const char* mn_error(int code) { return cudaGetErrorString(static_cast<cudaError_t>(code)); }

@@ -1,0 +1,126 @@
+// Family 2: row programs. The plan is made by runtime/plan_cuda.py:
+//   [kind, device, rows, outer rank, inner rank, a, b, c]  outer sizes, inner sizes, per operand: outer, inner strides
+//   kind 0, 1  registers, few or many vectors per thread:  a = threads per row, b = threads per block
+//   kind 2     a block per row:                            a = threads, b = kept
+//   kind 3     a cluster per row:                          a = threads, b = kept, c = blocks per row
+//   kind 4     many blocks per row:                        a = threads, b = kept, c = blocks per row, teams
+//   kind 5     rows side by side:                          a = rows per block, b = kept, c = blocks per row, teams
+// kept: bytes of shared memory for what is kept on chip, + 1 if that holds computed values too. c: blocks per row +
+// 65536 * teams; teams: how many rows (kind 5: groups of a rows) a cooperative grid works on at a time.
+#pragma once
+
+#include "cuda/rows_chunks.cuh"
+#include "cuda/rows_registers.cuh"
+
+namespace mn {
+
+namespace detail {
+
+constexpr int side_by_side_threads = 256;
+
+template <class Outs, class Ins>
+void read_rows(row_operands<Outs, Ins>& o, const int64_t* plan, const int* item_bytes) {
+  const int64_t outer = plan[3], inner = plan[4];
+  o.rows = plan[2];
+  read_sizes(o.outer, plan + 8, outer);
+  read_sizes(o.inner, plan + 8 + outer, inner);
+  o.size = 1;
+  for (int i = 0; i < o.inner.rank; ++i) o.size *= o.inner.dim[i].size;
+  const int64_t* stride = plan + 8 + outer + inner;
+  for (int k = 0; k < o.count; ++k, stride += outer + inner) {
+    for (int i = 0; i < o.outer.rank; ++i) o.outer_stride.at[k][i] = outer > 0 ? stride[i] : 0;
+    for (int i = 0; i < o.inner.rank; ++i) o.inner_stride.at[k][i] = inner > 0 ? stride[outer + i] : 1;
+    const void* p = k < o.at.outs ? o.at.out[k] : o.at.in[k - o.at.outs];
+    o.readable[k].begin = reinterpret_cast<uintptr_t>(p);
+    o.readable[k].end = o.readable[k].begin + span_of(o.outer, o.outer_stride.at[k], item_bytes[k]) +
+                        span_of(o.inner, o.inner_stride.at[k], item_bytes[k]) - item_bytes[k];
+  }
+}
+
+// Memory for the partial results of rows that are spread over the grid, on the launch's stream.
+class workspace {
+ public:
+  workspace(int64_t bytes, int64_t zeroed, queue stream) : stream_(stream) {
+    if (bytes == 0) return;
+    error_ = cudaMallocAsync(&memory_, static_cast<size_t>(bytes), stream);
+    if (error_ == cudaSuccess) error_ = cudaMemsetAsync(memory_, 0, static_cast<size_t>(zeroed), stream);
+  }
+  ~workspace() {
+    if (memory_) cudaFreeAsync(memory_, stream_);
+  }
+  workspace(const workspace&) = delete;
+  workspace& operator=(const workspace&) = delete;
+  unsigned char* memory() const { return static_cast<unsigned char*>(memory_); }
+  cudaError_t error() const { return error_; }
+
+ private:
+  queue stream_;
+  void* memory_ = nullptr;
+  cudaError_t error_ = cudaSuccess;
+};
+
+template <class Body, int V, int Flight, bool Across, class Outs, class Ins>
+int launch_chunks(const row_operands<Outs, Ins>& o, const int64_t* plan, queue stream) {
+  chunk_shape shape = {};
+  shape.across = Across ? static_cast<int>(plan[5]) : 1;
+  shape.blocks = static_cast<int>(plan[7] % 65536);
+  shape.cluster = plan[0] == 3 ? shape.blocks : 1;
+  shape.kept_bytes = plan[6] / 16 * 16;
+  shape.keeps_all = plan[6] % 16 != 0;
+  const bool cooperative = shape.blocks > shape.cluster;
+  const int threads = Across ? side_by_side_threads : static_cast<int>(plan[5]);
+  const int64_t groups = ceil_div(o.rows, shape.across);
+  const int64_t most = cooperative ? plan[7] / 65536 : most_blocks / shape.blocks;
+  const int64_t teams = groups < most ? groups : most;
+  const int64_t counters = (teams * int64_t(sizeof(unsigned long long)) + 15) / 16 * 16;
+  const workspace space(
+      cooperative ? counters + teams * grid_group<Across>::bytes(shape.blocks, shape.across) : 0, counters, stream);
+  if (space.error() != cudaSuccess) return taken(space.error());
+  shape.workspace = space.memory();
+  launch_shape where = {teams * shape.blocks, threads};
+  where.shared_bytes = static_cast<size_t>(shape.kept_bytes) +
+                       (Across ? threads * partial_bytes : block_group::warp_scratch) +
+                       (shape.cluster > 1 ? cluster_group::bytes : 0);
+  where.cluster = shape.cluster;
+  where.cooperative = cooperative;
+  return launch(rows_chunks<Body, Outs, Ins, V, Flight, Across>, where, stream, o, shape);
+}
+
+template <class Body, int V, int U, class Outs, class Ins>
+int launch_registers(const row_operands<Outs, Ins>& o, const int64_t* plan, queue stream) {
+  launch_shape where;
+  const int threads = static_cast<int>(plan[5]);
+  where.threads = static_cast<int>(plan[6]);
+  const int64_t blocks = ceil_div(o.rows, where.threads / threads);
+  where.blocks = blocks < most_blocks ? blocks : most_blocks;
+  where.shared_bytes = block_group::warp_scratch;
+  return launch(rows_registers<Body, Outs, Ins, V, U>, where, stream, o, threads);
+}
+
+template <class Body, class... Out, class... In>
+int rows_on(const operands<types<Out...>, types<In...>>& at, const int64_t* plan, queue stream) {
+  constexpr int V = 16 / widest_of<In...>();
+  constexpr int many = 32 / V;
+  constexpr int flight = bytes_of<In...>() * V <= 16 ? 4 : 2;
+  const int item_bytes[] = {int(sizeof(Out))..., int(sizeof(In))...};
+  row_operands<types<Out...>, types<In...>> o = {at, 0, 0, {}, {}, {}, {}, {}};
+  read_rows(o, plan, item_bytes);
+  switch (plan[0]) {
+    case 0: return launch_registers<Body, V, 2>(o, plan, stream);
+    case 1: return launch_registers<Body, V, many>(o, plan, stream);
+    case 5: return launch_chunks<Body, 1, 8, true>(o, plan, stream);
+    default: return launch_chunks<Body, V, flight, false>(o, plan, stream);
+  }
+}
+
+}  // namespace detail
+
+template <class Body, class Outs, class Ins>
+int rows(const std::array<void*, Outs::size>& outs, const std::array<const void*, Ins::size>& ins, const int64_t* plan,
+         queue stream) {
+  const device_scope device(plan[1]);
+  if (device.error() != cudaSuccess) return taken(device.error());
+  return detail::rows_on<Body>(make_operands<Outs, Ins>(outs, ins), plan, stream);
+}
+
+}  // namespace mn

@@ -1,0 +1,84 @@
+// Rows held in registers: each of a row's threads has U vectors of it. Several rows per warp, or a block per row.
+#pragma once
+
+#include "cuda/group.cuh"
+#include "cuda/row_program.cuh"
+
+namespace mn {
+
+template <class Outs, class Ins, int Width, int U>
+struct register_row : row_program<register_row<Outs, Ins, Width, U>, Outs, Ins> {
+  using base = row_program<register_row, Outs, Ins>;
+  static constexpr int V = Width;
+  static constexpr bool folds = false;  // a chain has at most U terms
+
+  int threads, rank;  // of this row; this thread's
+  block_group block;
+
+  MN_FN register_row(const row_operands<Outs, Ins>& operand, int threads_, unsigned char* scratch)
+      : base(operand), threads(threads_), rank(threadIdx.x & (threads_ - 1)), block{scratch} {}
+
+  MN_FN bool leads() const { return rank == 0; }
+  MN_FN int first(int u) const { return (u * threads + rank) * V; }
+  MN_FN int elements(int u) const {
+    const int left = static_cast<int>(this->o.size) - first(u);
+    return this->active ? (left < V ? left : V) : 0;
+  }
+
+  template <class Item>
+  struct held {
+    Item at[U];
+    MN_FN const Item& item(const register_row&, int u) const { return at[u]; }
+  };
+  struct counted {
+    MN_FN index_item item(const register_row& row, int u) const { return {row.first(u)}; }
+  };
+
+  template <size_t I>
+  MN_FN auto load() const {
+    held<stored_item<type_at<I, Ins>, V>> result;
+#pragma unroll
+    for (int u = 0; u < U; ++u)
+      if (elements(u) > 0) result.at[u].x = this->template load_vector<I>(first(u), elements(u));
+    return result;
+  }
+
+  MN_FN counted index() const { return {}; }
+
+  template <class F, class... H>
+  MN_FN auto keep(F f, const H&... h) const {
+    held<computed_item<std::decay_t<decltype(f(h.item(*this, 0)[0]...))>, V>> result;
+#pragma unroll
+    for (int u = 0; u < U; ++u)
+#pragma unroll
+      for (int v = 0; v < V; ++v)
+        if (v < elements(u)) result.at[u].x[v] = f(h.item(*this, u)[v]...);
+    return result;
+  }
+
+  template <class F, class... H>
+  MN_FN void sweep(F per_vector, const H&... h) const {
+#pragma unroll
+    for (int u = 0; u < U; ++u)
+      if (elements(u) > 0) per_vector(first(u), elements(u), h.item(*this, u)...);
+  }
+
+  template <class Op, class A>
+  MN_FN A combine(Op op, A value) {
+    return threads > 32 ? block.combine(op, value) : combine_lanes(op, value, threads);
+  }
+};
+
+// `threads` per row: a power of two up to 256. Up to 32, a warp has several rows; beyond, a row has the whole block.
+template <class Body, class Outs, class Ins, int V, int U>
+__global__ void __launch_bounds__(256)
+    rows_registers(const __grid_constant__ row_operands<Outs, Ins> o, const int threads) {
+  register_row<Outs, Ins, V, U> row(o, threads, shared_memory());
+  const int per_block = blockDim.x / threads;
+  for (int64_t first = int64_t(blockIdx.x) * per_block; first < o.rows; first += int64_t(gridDim.x) * per_block) {
+    row.enter(first + threadIdx.x / threads);
+    Body{}(row);
+  }
+}
+
+}  // namespace mn

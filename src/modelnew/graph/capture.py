@@ -1,0 +1,253 @@
+"""Module → FX graph of ATen ops, with sizes left open where the model allows it.
+
+The graph is `torch.export`'s: functional (no op writes to its inputs; buffer updates are outputs), fake-tensor metadata in
+`node.meta["val"]`, Python stack traces in `node.meta["stack_trace"]`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import fx, nn
+from torch.export.graph_signature import InputKind, OutputKind
+
+from modelnew.errors import CaptureError, UnsupportedError
+from modelnew.graph.decompose import decomposition_table
+
+FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+PLAIN = (*FLOATING, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One leaf of the arguments: a tensor (a placeholder of the graph) or a plain value the capture is only valid for."""
+
+    path: str  # how forward reaches it: "x", "xs[0]", "batch['mask']"
+    node: fx.Node | None
+    value: object = None
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A module's forward as a graph.
+
+    `state` maps placeholders to attribute paths of the module ("linear.weight"), `constants` to tensors made inside forward.
+    `mutations` are (attribute path or argument path, node): what forward writes back when it is done. `returns` mirrors the
+    structure that forward returns, its leaves being nodes, numbers or None. `sizes` names the open sizes: symbol →
+    (placeholder, dim).
+    """
+
+    graph: fx.Graph
+    leaves: tuple[Leaf, ...]
+    args_spec: pytree.TreeSpec
+    state: dict[fx.Node, str]
+    constants: dict[fx.Node, torch.Tensor]
+    mutations: tuple[tuple[str, fx.Node], ...]
+    returns: Any
+    sizes: dict[str, tuple[fx.Node, int]]
+    working: torch.dtype | None  # the floating dtype of the inputs and parameters, None where there are none
+
+
+def capture(model: nn.Module, inputs: Sequence[object], *, dynamic: bool = True) -> Captured:
+    """Export `model` on `inputs` (real or fake tensors, and plain Python values), in the mode that it is in.
+
+    Raises CaptureError, naming the source line, where torch.export cannot follow the model, and UnsupportedError for
+    complex, quantised, sparse or subclassed tensors.
+    """
+    for position, leaf in enumerate(pytree.tree_leaves(tuple(inputs))):
+        _require_plain(leaf, f"input {position}")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        _require_plain(tensor, name)
+    exported = _export(model, tuple(inputs), dynamic)
+    return _describe(model, exported, tuple(inputs))
+
+
+def _require_plain(value: object, name: str) -> None:
+    if not isinstance(value, torch.Tensor):
+        return
+    if value.layout != torch.strided or value.is_quantized or value.dtype not in PLAIN:
+        raise UnsupportedError(
+            f"{name} is a tensor of {value.dtype}, layout {value.layout}",
+            doing="capturing the model",
+            hint="kernels are written for dense fp64, fp32, fp16, bf16, integer and bool tensors; convert it first",
+        )
+
+
+def _export(model: nn.Module, args: tuple[object, ...], dynamic: bool) -> Any:
+    """torch.export with every size open; with fixed sizes where the model does not allow that."""
+    attempts = [True, False] if dynamic else [False]
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            for open_sizes in attempts:
+                shapes = pytree.tree_map(_open_dims, args) if open_sizes else None
+                try:
+                    exported = torch.export.export(model, args, dynamic_shapes=shapes, strict=False)
+                    return exported.run_decompositions(decomposition_table())
+                except Exception as error:  # torch.export raises many kinds; each is the model's trouble, told below
+                    failure = error
+    finally:
+        logger.setLevel(level)
+    raise _capture_error(failure) from failure
+
+
+def _open_dims(value: object) -> object:
+    if isinstance(value, torch.Tensor):
+        return tuple(torch.export.Dim.AUTO for _ in range(value.dim()))
+    return None
+
+
+def _capture_error(error: Exception) -> CaptureError:
+    """Say which line of the model torch.export could not follow, and what usually helps."""
+    text = str(error)
+    line = _source_line(error)
+    first = next((part.strip() for part in text.splitlines() if part.strip()), type(error).__name__)
+    hint = "write this part with tensor operations only (no data-dependent Python, .item(), numpy or printing of values)"
+    if "data-dependent" in text or "Could not guard" in text or "GuardOnDataDependent" in type(error).__name__:
+        hint = "a Python branch or size depends on a tensor's values: use torch.where, masks, or a fixed size instead"
+    elif isinstance(error, (TypeError, RuntimeError, ValueError)) and "export" not in text[:80].lower():
+        hint = "check that Model()(*get_inputs()) runs in eager mode first; then " + hint
+    return CaptureError(f"the model cannot be captured: {first[:500]}", doing="exporting its graph", on=line, hint=hint)
+
+
+def _source_line(error: BaseException) -> str:
+    """The deepest frame of the traceback, or of the trace in the message, that is neither torch's nor ours."""
+    place = ""
+    trace = error.__traceback__
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if _is_users(name):
+            place = f"{name}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    for name, number in re.findall(r'File "([^"]+)", line (\d+)', str(error)):
+        if _is_users(name):
+            place = f"{name}:{number}"
+    return place or "the model's forward"
+
+
+def _is_users(filename: str) -> bool:
+    return not any(part in filename for part in ("/torch/", "/modelnew/", "<frozen", "/sympy/", "importlib", "<string>", "<eval"))
+
+
+def _describe(model: nn.Module, exported: Any, args: tuple[object, ...]) -> Captured:
+    graph: fx.Graph = exported.graph
+    nodes = {node.name: node for node in graph.nodes}
+    state: dict[fx.Node, str] = {}
+    constants: dict[fx.Node, torch.Tensor] = {}
+    user_inputs: list[fx.Node | None] = []
+    for spec in exported.graph_signature.input_specs:
+        if spec.kind == InputKind.USER_INPUT:
+            user_inputs.append(nodes.get(spec.arg.name) if hasattr(spec.arg, "name") else None)
+        elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+            state[nodes[spec.arg.name]] = spec.target
+        elif spec.kind == InputKind.CONSTANT_TENSOR:
+            node = nodes[spec.arg.name]
+            if _attribute(model, spec.target) is not None:
+                state[node] = spec.target
+            else:
+                constants[node] = exported.constants[spec.target]
+        else:
+            raise _unsupported_signature(f"an input of kind {spec.kind.name} ({spec.target})")
+    leaves = _leaves(model, args, user_inputs)
+    mutations, returned = _outputs(exported, nodes, {leaf.node.name: leaf.path for leaf in leaves if leaf.node is not None})
+    working = _working_dtype([leaf.node for leaf in leaves if leaf.node is not None] + list(state))
+    return Captured(
+        graph=graph,
+        leaves=leaves,
+        args_spec=pytree.tree_structure(args),
+        state=state,
+        constants=constants,
+        mutations=mutations,
+        returns=pytree.tree_unflatten(returned, exported.call_spec.out_spec),
+        sizes=_open_sizes(leaves),
+        working=working,
+    )
+
+
+def _outputs(
+    exported: Any, nodes: dict[str, fx.Node], paths: dict[str, str]
+) -> tuple[tuple[tuple[str, fx.Node], ...], list[object]]:
+    mutations: list[tuple[str, fx.Node]] = []
+    returned: list[object] = []
+    for spec in exported.graph_signature.output_specs:
+        value = getattr(spec.arg, "value", None)
+        if hasattr(spec.arg, "name") and spec.arg.name in nodes:
+            value = nodes[spec.arg.name]
+        if spec.kind == OutputKind.USER_OUTPUT:
+            returned.append(value)
+        elif spec.kind == OutputKind.BUFFER_MUTATION:
+            mutations.append(("self." + spec.target, nodes[spec.arg.name]))
+        elif spec.kind == OutputKind.USER_INPUT_MUTATION:
+            mutations.append((paths[spec.target], nodes[spec.arg.name]))
+        else:
+            raise _unsupported_signature(f"an output of kind {spec.kind.name} ({spec.target})")
+    return tuple(mutations), returned
+
+
+def _unsupported_signature(what: str) -> CaptureError:
+    return CaptureError(
+        f"the model cannot be captured: its graph has {what}",
+        doing="exporting its graph",
+        hint="forward may take and return tensors, numbers, None and lists, tuples and dicts of them",
+    )
+
+
+def _attribute(model: nn.Module, path: str) -> object:
+    owner: object = model
+    for part in path.split("."):
+        owner = getattr(owner, part, None)
+    return owner
+
+
+def _leaves(model: nn.Module, args: tuple[object, ...], placeholders: list[fx.Node | None]) -> tuple[Leaf, ...]:
+    """Pair the leaves of the arguments with their placeholders, in order; a leaf that is no tensor has none."""
+    flat, _ = pytree.tree_flatten_with_path(args)
+    names = argument_names(model, len(args))
+    leaves = []
+    for (path, value), node in zip(flat, placeholders, strict=True):
+        is_tensor = isinstance(value, torch.Tensor)
+        reached = names[path[0].idx] + pytree.keystr(path[1:])
+        leaves.append(Leaf(reached, node if is_tensor else None, None if is_tensor else value))
+    return tuple(leaves)
+
+
+def argument_names(model: nn.Module, count: int) -> list[str]:
+    """What forward calls its first `count` arguments."""
+    names: list[str] = []
+    for parameter in inspect.signature(model.forward).parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            names += [f"{parameter.name}[{i}]" for i in range(count - len(names))]
+        elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            names.append(parameter.name)
+    return names[:count]
+
+
+def _open_sizes(leaves: tuple[Leaf, ...]) -> dict[str, tuple[fx.Node, int]]:
+    sizes: dict[str, tuple[fx.Node, int]] = {}
+    for leaf in leaves:
+        if leaf.node is None:
+            continue
+        for dim, size in enumerate(leaf.node.meta["val"].shape):
+            if isinstance(size, torch.SymInt) and size.node.expr.is_symbol:
+                sizes.setdefault(str(size.node.expr), (leaf.node, dim))
+    return sizes
+
+
+def _working_dtype(nodes: list[fx.Node]) -> torch.dtype | None:
+    """The first floating dtype among inputs, then parameters: what the kernels' `T` stands for."""
+    for node in nodes:
+        dtype = node.meta["val"].dtype
+        if dtype in FLOATING:
+            return dtype
+    return None

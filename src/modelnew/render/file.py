@@ -1,0 +1,311 @@
+"""Program → the text of an optimised file. Same program and options, same bytes."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import nn
+
+from modelnew.compiler import Program
+from modelnew.graph.capture import Leaf, argument_names
+from modelnew.graph.views import is_open
+from modelnew.kernel.schedule import schedule
+from modelnew.render.carry import carry
+from modelnew.render.kernel import render_kernel
+from modelnew.render.library import libraries
+
+RULE = "# " + "=" * 118
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a program comes from. `reference`: the source that the file carries, or None for a live module.
+
+    `made_for`: positional and keyword arguments of the constructor. `notes`: lines for the header, such as the regions
+    that a measurement kept.
+    """
+
+    name: str
+    reference: str | None
+    command: str
+    version: str
+    made_for: tuple[tuple[object, ...], dict[str, object]] | None = None
+    imports: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+
+def render_file(program: Program, model: nn.Module, origin: Origin) -> str:
+    """The whole optimised file. `model` gives forward's signature and the modules whose mode matters."""
+    reference, future = _reference(origin)
+    reserved = _bound_names(reference) | {"Model", "ModelNew", "KERNELS", "LIBRARY", "SPECS"}
+    runtime, public = carry(reserved)
+    sections = [
+        _header(program, origin),
+        *future,
+        "import torch",
+        "",
+        _section("The reference, as it was: ModelNew is a Model, with the same parameters and state_dict."),
+        reference,
+        _section("The kernels. T is the dtype of the tensors, C what is computed in; the same text compiles for CPU and CUDA."),
+        _kernels(program),
+        _section("The model on its kernels."),
+        _model_new(program, model, public),
+        _section("The device library: the part of it that these kernels use."),
+        _libraries(program),
+        _section("Planning, building and launching."),
+        runtime,
+        _section("What the kernels read and write, and what forward was captured for."),
+        _wiring(program, model, origin, public),
+    ]
+    return "\n".join(sections).rstrip() + "\n"
+
+
+def _section(title: str) -> str:
+    return f"\n{RULE}\n# {title}\n{RULE}\n"
+
+
+def _reference(origin: Origin) -> tuple[str, list[str]]:
+    """The reference's text, with `from __future__` imports taken out: they must open a file."""
+    text = origin.reference if origin.reference is not None else origin.imports
+    lines = text.rstrip().splitlines()
+    future = []
+    for statement in ast.parse(text).body:
+        if isinstance(statement, ast.ImportFrom) and statement.module == "__future__":
+            future.append(ast.unparse(statement))
+            for number in range(statement.lineno - 1, statement.end_lineno or statement.lineno):
+                lines[number] = ""
+    return "\n".join(lines).strip("\n"), future
+
+
+def _bound_names(text: str) -> set[str]:
+    return {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)} | {
+        node.name for node in ast.walk(ast.parse(text)) if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    }
+
+
+def _header(program: Program, origin: Origin) -> str:
+    dtypes = ", ".join(str(dtype).removeprefix("torch.") for dtype in program.working) or "those of the captured inputs"
+    called = [f"  {k.name}: {k.family}" for k in program.kernels] or ["  none: nothing in this model gains from one"]
+    lines = [
+        f'"""{origin.name} on kernels of its own, made by modelnew {origin.version}.',
+        "",
+        f"Made by:  {origin.command}",
+        "Needs PyTorch 2.0 or later and Python 3.9 or later; the kernels are built when they are first called, on the CPU with a",
+        "C++ compiler, on a GPU with nvcc, and kept in a cache that goes by their content: change a kernel here, and the next call",
+        "builds the changed one. Put another kernel's source under a new name and it is just as good.",
+        "",
+        "Kernels:",
+        *called,
+        "",
+        f"dtypes that they are built for: {dtypes}. fp16, bf16 and fp32 compute in fp32, fp64 in fp64; results round to nearest even;",
+        "reductions have a fixed order, so the same input gives the same bits. Functions are within 2 ulp (fp32).",
+        "Whatever the kernels do not cover runs the original forward: other dtypes, ranks or modes, autograd that is recording,",
+        "autocast, tracing, and a Model that is constructed with other arguments.",
+        *origin.notes,
+        '"""',
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _kernels(program: Program) -> str:
+    body = "\n".join(render_kernel(kernel) for kernel in program.kernels).rstrip()
+    prologue = "using T = MN_T;  // set by the build\nusing C = mn::compute_t<T>;\n"
+    return f'KERNELS = r"""\n{prologue}\n{body}\n"""\n'
+
+
+def _libraries(program: Program) -> str:
+    texts = [f'LIBRARY["{part}"] = r"""\n{text}"""\n' for part, text in libraries(program.kernels).items()]
+    return "\n".join(["LIBRARY = {}", "", *texts])
+
+
+def _model_new(program: Program, model: nn.Module, public: dict[str, str]) -> str:
+    signature, call = _signature(model, program.captured.leaves, len(program.captured.args_spec.children()))
+    body = program.forward.lines()
+    if program.forward.constants:
+        constants = [f"{name} = {literal}" for name, literal in program.forward.constants.items()]
+    else:
+        constants = []
+    lines = [
+        *constants,
+        *([""] if constants else []),
+        "class ModelNew(Model):",
+        "    covered = True  # whether this instance is as the one that was captured",
+        "",
+    ]
+    if program.kernels:
+        lines += [
+            "    def __init__(self, *args, **kwargs):",
+            "        super().__init__(*args, **kwargs)",
+            "        self.covered = self.guard.made(args, kwargs)",
+            "",
+            f"    def forward(self, {signature}):" if signature else "    def forward(self):",
+            f"        if not self.guard.covers(self{', ' + call if call else ''}):",
+            f"            return super().forward({call})",
+            "        try:",
+            *(f"            {line}" for line in body),
+            f"        except {public['Uncovered']}:",
+            f"            return super().forward({call})",
+        ]
+    else:
+        lines += ["    pass"]
+    return "\n".join(lines) + "\n"
+
+
+def _signature(model: nn.Module, leaves: Sequence[Leaf], given: int) -> tuple[str, str]:
+    """forward's parameters as it declares them, and the same as arguments of a call."""
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    simple = all(p.kind is p.POSITIONAL_OR_KEYWORD and _literal(p.default) for p in parameters)
+    if not simple:
+        names = argument_names(model, given)
+        starred = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+        plain = [name for name in names if name.isidentifier()]
+        tail = [f"*{starred}"] if starred else []
+        return ", ".join([*plain, *tail]), ", ".join([*plain, *tail])
+    declared = [p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in parameters]
+    return ", ".join(declared), ", ".join(p.name for p in parameters)
+
+
+def _literal(value: object) -> bool:
+    return value is inspect.Parameter.empty or value is None or isinstance(value, (bool, int, float, str))
+
+
+def _wiring(program: Program, model: nn.Module, origin: Origin, public: dict[str, str]) -> str:
+    if not program.kernels:
+        return ""
+    dtypes = ", ".join(map(str, program.working))
+    dtypes = f"({dtypes},)" if dtypes else "()"
+    specs = []
+    for kernel in program.kernels:
+        inputs = ", ".join(f'("{o.storage}", {o.axes!r})' for o in kernel.inputs)
+        outputs = ", ".join(f'("{o.storage}", {o.axes!r})' for o in kernel.outputs)
+        more = [f"rank={kernel.rank}"]
+        if kernel.reduced:
+            passes = schedule(kernel)
+            more += [f"reduced={tuple(sorted(kernel.reduced))!r}", f"passes={passes.passes}", f"kept={passes.kept}"]
+        if kernel.any_rank:
+            more.append("any_rank=True")
+        specs += [
+            f'    "{kernel.name}": dict(',
+            f"        inputs=[{inputs}],",
+            f"        outputs=[{outputs}],",
+            f"        {', '.join(more)},",
+            "    ),",
+        ]
+    name = "".join(c if c.isalnum() else "_" for c in origin.name.removesuffix(".py")) or "model"
+    return "\n".join(
+        [
+            "# Each operand: its type in C++, and for each of its dims the axis of the kernel's domain that it runs along.",
+            "SPECS = {",
+            *specs,
+            "}",
+            "",
+            f"ModelNew.kernels = {public['Kernels']}(",
+            f'    "{name}",',
+            '    {target: LIBRARY["common"] + LIBRARY[target] + KERNELS for target in ("cpu", "cuda")},',
+            f"    {dtypes},",
+            "    SPECS,",
+            ")",
+            *_guard(program, model, origin, public),
+        ]
+    )
+
+
+def _guard(program: Program, model: nn.Module, origin: Origin, public: dict[str, str]) -> list[str]:
+    given = len(program.captured.args_spec.children())
+    arguments = [_argument(spec, leaves, program, public) for spec, leaves in _by_argument(program)]
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    if all(p.kind is p.POSITIONAL_OR_KEYWORD and _literal(p.default) for p in parameters):
+        arguments += [repr(p.default) for p in parameters[given:]]
+    elif any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        pass
+    smallest = {_size_name(program, symbol): least for symbol, least in program.smallest.items()}
+    return [
+        "",
+        f"ModelNew.guard = {public['Guard']}(",
+        f"    arguments=({''.join(text + ', ' for text in arguments).rstrip(' ')}),",
+        f"    working=({''.join(f'{dtype}, ' for dtype in program.working).rstrip(' ')}),",
+        f"    smallest={smallest!r},",
+        f"    training={modes_that_matter(model)!r},",
+        f"    made_for={origin.made_for!r},",
+        ")",
+    ]
+
+
+def _by_argument(program: Program) -> list[tuple[pytree.TreeSpec, list[Leaf]]]:
+    leaves = list(program.captured.leaves)
+    found = []
+    for spec in program.captured.args_spec.children():
+        found.append((spec, leaves[: spec.num_leaves]))
+        leaves = leaves[spec.num_leaves :]
+    return found
+
+
+def _argument(spec: pytree.TreeSpec, leaves: list[Leaf], program: Program, public: dict[str, str]) -> str:
+    """One argument as the guard compares it: tensors as dtype and sizes, everything else as itself."""
+    texts = iter([_leaf(leaf, program, public) for leaf in leaves])
+
+    def text(part: pytree.TreeSpec) -> str:
+        if part.is_leaf():
+            return next(texts)
+        if part.type is dict:
+            return "{" + ", ".join(f"{key!r}: {text(child)}" for key, child in zip(part.context, part.children(), strict=True)) + "}"
+        inner = ", ".join(text(child) for child in part.children())
+        return f"[{inner}]" if part.type is list else f"({inner}{',' if part.num_children == 1 else ''})"
+
+    return text(spec)
+
+
+def _leaf(leaf: Leaf, program: Program, public: dict[str, str]) -> str:
+    if leaf.node is None:
+        return repr(leaf.value)
+    value = leaf.node.meta["val"]
+    dtype = '"T"' if value.dtype == program.captured.working else str(value.dtype)
+    if program.any_rank:
+        return f"{public['Tensor']}({dtype}, None)"
+    sizes = []
+    for size in value.shape:
+        if is_open(size):
+            sizes.append(repr(_size_name(program, str(size.node.expr))))
+        else:
+            sizes.append(str(int(size)))
+    return f"{public['Tensor']}({dtype}, ({''.join(size + ', ' for size in sizes).rstrip(' ')}))"
+
+
+def _size_name(program: Program, symbol: str) -> str:
+    found = program.captured.sizes.get(symbol)
+    if found is None:
+        return symbol
+    node, dim = found
+    leaf = next(leaf for leaf in program.captured.leaves if leaf.node is node)
+    return f"{leaf.path}.shape[{dim}]"
+
+
+def modes_that_matter(model: nn.Module) -> dict[str, bool]:
+    """Module path → mode, for modules whose class looks at `self.training` somewhere."""
+    found: dict[str, bool] = {}
+    for path, module in model.named_modules():
+        if _looks_at_mode(type(module)):
+            found[path] = module.training
+    return found
+
+
+def _looks_at_mode(cls: type[Any]) -> bool:
+    for base in cls.__mro__:
+        if base in (nn.Module, object):
+            continue
+        try:
+            source = inspect.getsource(base)
+        except (OSError, TypeError):
+            return True
+        if "training" in source:
+            return True
+    return False
+
+

@@ -1,0 +1,327 @@
+"""Captured graph and its kernels → the statements of `forward`."""
+
+from __future__ import annotations
+
+import keyword
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sympy
+import torch
+from torch import fx
+from torch.utils._sympy.printers import PythonPrinter
+
+from modelnew.errors import CaptureError
+from modelnew.graph.capture import Captured
+from modelnew.graph.partition import Region
+from modelnew.graph.sources import op_name, source_line
+from modelnew.graph.views import RESHAPES, is_axes_view
+
+aten = torch.ops.aten
+WIDTH = 110
+MOST_LITERAL = 4096  # elements of a tensor made inside forward that are written out as numbers
+
+# Calls that have a plain name of the same meaning; everything else is written as torch.ops.aten.…
+PLAIN = {
+    aten.linear.default: "torch.nn.functional.linear",
+    aten.mm.default: "torch.mm",
+    aten.bmm.default: "torch.bmm",
+    aten.addmm.default: "torch.addmm",
+    aten.matmul.default: "torch.matmul",
+    aten.conv1d.default: "torch.conv1d",
+    aten.conv2d.default: "torch.conv2d",
+    aten.conv3d.default: "torch.conv3d",
+    aten.cat.default: "torch.cat",
+    aten.embedding.default: "torch.nn.functional.embedding",
+    aten.scaled_dot_product_attention.default: "torch.nn.functional.scaled_dot_product_attention",
+}
+METHODS = {
+    aten.permute.default: "permute",
+    aten.transpose.int: "transpose",
+    aten.t.default: "t",
+    aten.unsqueeze.default: "unsqueeze",
+    aten.squeeze.dim: "squeeze",
+    aten.squeeze.dims: "squeeze",
+    aten.expand.default: "expand",
+    **dict.fromkeys(RESHAPES, "reshape"),
+}
+
+
+@dataclass
+class Statement:
+    """One statement of forward: the locals it makes and needs, and its lines."""
+
+    makes: list[str]
+    needs: set[str]
+    lines: list[str]
+    kernel: bool = False
+
+
+@dataclass
+class Forward:
+    """Text of forward's body: `lines` up to the return; `needs` of kernels and sizes are already inside."""
+
+    statements: list[Statement]
+    returns: str
+    mutations: list[str]
+    constants: dict[str, str]  # name → literal of a tensor that forward makes
+    needs_at_end: set[str] = field(default_factory=set)
+
+    def lines(self) -> list[str]:
+        """All lines, with `del` where a value has had its last use: eager frees it there too."""
+        out: list[str] = []
+        alive: set[str] = set()
+        for number, statement in enumerate(self.statements):
+            out += statement.lines
+            alive |= set(statement.makes)
+            later = set().union(self.needs_at_end, *(s.needs for s in self.statements[number + 1 :]))
+            dead = sorted(alive - later)
+            if dead and number + 1 < len(self.statements):
+                out.append(f"del {', '.join(dead)}")
+                alive &= later
+        return [*out, *self.mutations, f"return {self.returns}"]
+
+
+class ForwardWriter:
+    """Writes the statements in the graph's order, each region's kernel just before its first use."""
+
+    def __init__(self, captured: Captured, regions: Sequence[tuple[Region, str, list[fx.Node], list[fx.Node]]]) -> None:
+        """`regions`: each with its kernel's name, its operands and the nodes it stores."""
+        self.captured = captured
+        self.regions = {id(region): (region, name, reads, stores) for region, name, reads, stores in regions}
+        self.owner: dict[fx.Node, Region] = {n: r for r, _, _, _ in regions for n in r.axes if not is_axes_view(n)}
+        self.inside_views = {n: r for r, _, _, _ in regions for n in r.axes if is_axes_view(n)}
+        self.text: dict[fx.Node, str] = {}
+        self.locals: dict[fx.Node, str] = {}
+        self.symbols: dict[str, str] = {}
+        self.taken: set[str] = {"self", "torch", *keyword.kwlist}
+        self.statements: list[Statement] = []
+        self.constants: dict[str, str] = {}
+        self.emitted: set[int] = set()
+        self.anchor: str | None = None  # a tensor whose device and dtype stand for the model's
+
+    def write(self) -> Forward:
+        self._bind_inputs()
+        live = self._live()
+        for node in self.captured.graph.nodes:
+            if node.op == "call_function" and node in live and node not in self.owner:
+                if node not in self.inside_views or self._is_used_outside(node):
+                    self._external(node)
+        returns = self._structure(self.captured.returns)
+        needs: set[str] = set()
+        mutations = []
+        for target, value in self.captured.mutations:
+            text = self._ref(value, needs)
+            if text != target:
+                mutations.append(f"{target}.copy_({text})")
+        needs |= {name for node, name in self.locals.items() if node in self._returned()}
+        return Forward(self.statements, returns, mutations, self.constants, needs)
+
+    def name_of(self, node: fx.Node) -> str:
+        """What a reader knows a tensor by: the argument, the parameter's path with underscores, the op that made it."""
+        if node in self.captured.state:
+            return self.captured.state[node].replace(".", "_")
+        return self.text.get(node) if node.op == "placeholder" and self.text.get(node, "").isidentifier() else op_name(node)  # type: ignore[return-value]
+
+    def _bind_inputs(self) -> None:
+        for leaf in self.captured.leaves:
+            if leaf.node is not None:
+                self.text[leaf.node] = leaf.path
+                self.taken.add(leaf.path)
+                self.anchor = self.anchor or self._anchor_of(leaf.node, leaf.path)
+        for node, path in self.captured.state.items():
+            self.text[node] = f"self.{path}"
+        for node, path in self.captured.state.items():
+            self.anchor = self.anchor or self._anchor_of(node, f"self.{path}")
+        for node, tensor in self.captured.constants.items():
+            self.text[node] = self._constant(node, tensor)
+        for symbol, (node, dim) in self.captured.sizes.items():
+            self.symbols[symbol] = f"{self.text[node]}.shape[{dim}]"
+
+    def _anchor_of(self, node: fx.Node, path: str) -> str | None:
+        return path if node.meta["val"].dtype == self.captured.working or self.captured.working is None else None
+
+    def _constant(self, node: fx.Node, tensor: torch.Tensor) -> str:
+        """A tensor that forward makes from literals; it moves to the inputs' device when used."""
+        if tensor.numel() > MOST_LITERAL:
+            raise CaptureError(
+                f"forward makes a tensor of {tensor.numel()} constants",
+                doing="writing the optimised file",
+                on=source_line(next(iter(node.users), node)),
+                hint="make it once in __init__ and keep it with self.register_buffer(name, tensor)",
+            )
+        name = f"CONSTANT_{len(self.constants)}"
+        self.constants[name] = f"torch.tensor({tensor.tolist()!r}, dtype={tensor.dtype})"
+        return f"{name}.to({self.anchor}.device)" if self.anchor else name
+
+    def _live(self) -> set[fx.Node]:
+        """Nodes whose values are needed; a region is needed whole."""
+        live: set[fx.Node] = set()
+        stack = [*self._returned(), *(node for _, node in self.captured.mutations)]
+        while stack:
+            node = stack.pop()
+            if node in live:
+                continue
+            live.add(node)
+            region = self.owner.get(node)
+            if region is not None:
+                _, _, reads, _ = self.regions[id(region)]
+                stack.extend(reads)
+            elif not self._is_size(node):
+                stack.extend(node.all_input_nodes)
+        return live
+
+    def _returned(self) -> set[fx.Node]:
+        return {leaf for leaf in torch.utils._pytree.tree_leaves(self.captured.returns) if isinstance(leaf, fx.Node)}
+
+    def _is_used_outside(self, view: fx.Node) -> bool:
+        region = self.inside_views[view]
+        return any(user not in region.axes for user in view.users) or view in self._returned()
+
+    def _is_size(self, node: fx.Node) -> bool:
+        """A number computed from sizes: written where it is used, as an expression of open sizes."""
+        return isinstance(node.meta.get("val"), (int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool)) and (
+            node.target is not aten._local_scalar_dense.default
+        )
+
+    def _unique(self, wish: str) -> str:
+        name, number = wish, 1
+        while name in self.taken:
+            number += 1
+            name = f"{wish}_{number}"
+        self.taken.add(name)
+        return name
+
+    def _ref(self, node: fx.Node, needs: set[str]) -> str:
+        """The text of a node's value; makes its region's kernel run first where that has not happened."""
+        region = self.owner.get(node)
+        if region is not None and id(region) not in self.emitted:
+            self._kernel(region)
+        if node in self.inside_views and node not in self.locals:
+            self._external(node)
+        if node in self.locals:
+            needs.add(self.locals[node])
+            return self.locals[node]
+        if self._is_size(node):
+            return self._number(node.meta["val"], needs)
+        return self.text[node]
+
+    def _kernel(self, region: Region) -> None:
+        self.emitted.add(id(region))
+        _, kernel, reads, stores = self.regions[id(region)]
+        needs: set[str] = set()
+        args = [self._ref(node, needs) for node in reads]
+        makes = [self._unique(op_name(node)) for node in stores]
+        self.locals.update(zip(stores, makes, strict=True))
+        comments = [f"# {line}" for line in dict.fromkeys(filter(None, map(source_line, region.nodes)))]
+        call = _call(f"{', '.join(makes)} = self.kernels.{kernel}", args)
+        self.statements.append(Statement(makes, needs, [*comments, *call], kernel=True))
+        for node, name in zip(stores, makes, strict=True):
+            self._learn_sizes(node, name)
+
+    def _external(self, node: fx.Node) -> None:
+        if node in self.locals or self._is_size(node):
+            return
+        needs: set[str] = set()
+        name = ""
+        target, args = self._callee(node, needs)
+        name = self._unique(op_name(node) if node.target is not operator.getitem else op_name(node.args[0]))  # type: ignore[arg-type]
+        self.locals[node] = name
+        lines = [f"{name} = {args[0]}"] if not target else _call(f"{name} = {target}", args)
+        self.statements.append(Statement([name], needs, lines))
+        self._learn_sizes(node, name)
+
+    def _learn_sizes(self, node: fx.Node, name: str) -> None:
+        """Sizes that only exist once this value does (nonzero, item)."""
+        value = node.meta.get("val")
+        if isinstance(value, torch.SymInt) and value.node.expr.is_symbol:
+            self.symbols.setdefault(str(value.node.expr), name)
+        for dim, size in enumerate(value.shape if isinstance(value, torch.Tensor) else ()):
+            if isinstance(size, torch.SymInt) and size.node.expr.is_symbol:
+                self.symbols.setdefault(str(size.node.expr), f"{name}.shape[{dim}]")
+
+    def _callee(self, node: fx.Node, needs: set[str]) -> tuple[str, list[str]]:
+        """What is called, and the text of its arguments; an empty callee means that the text is the whole expression."""
+        value: Callable[[Any], str] = lambda arg: self._value(arg, needs)  # noqa: E731
+        target = node.target
+        if target is operator.getitem:
+            return "", [f"{value(node.args[0])}[{node.args[1]}]"]
+        if target is aten._local_scalar_dense.default:
+            return "", [f"{value(node.args[0])}.item()"]
+        if target in METHODS:
+            return f"{value(node.args[0])}.{METHODS[target]}", [value(arg) for arg in node.args[1:]]
+        args = [value(arg) for arg in node.args]
+        args += [f"{key}={value(arg)}" for key, arg in node.kwargs.items() if not (key == "pin_memory" and not arg)]
+        if target in PLAIN:
+            return PLAIN[target], args
+        if not isinstance(target, torch._ops.OpOverload):
+            raise CaptureError(
+                f"the graph calls {target}, which an optimised file cannot name",
+                doing="writing the optimised file",
+                on=source_line(node),
+                hint="use operations of PyTorch itself",
+            )
+        namespace, name = target._schema.name.split("::")
+        return f"torch.ops.{namespace}.{name}.{target._overloadname or 'default'}", args
+
+    def _value(self, arg: Any, needs: set[str]) -> str:
+        if isinstance(arg, fx.Node):
+            return self._ref(arg, needs)
+        if isinstance(arg, (list, tuple)):
+            inner = ", ".join(self._value(one, needs) for one in arg)
+            return f"[{inner}]" if isinstance(arg, list) else f"({inner}{',' if len(arg) == 1 else ''})"
+        if isinstance(arg, torch.device):
+            return f"{self.anchor}.device" if self.anchor else repr(arg)
+        if isinstance(arg, torch.dtype) and arg == self.captured.working and self.anchor:
+            return f"{self.anchor}.dtype"
+        if isinstance(arg, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            return self._number(arg, needs)
+        if isinstance(arg, float) and arg in (float("inf"), float("-inf")):
+            return f'float("{arg}")'
+        return str(arg) if isinstance(arg, (torch.dtype, torch.layout, torch.memory_format)) else repr(arg)
+
+    def _number(self, value: Any, needs: set[str]) -> str:
+        if not isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            return repr(value)
+        expression = value.node.expr
+        names = {}
+        for symbol in expression.free_symbols:
+            text = self.symbols.get(str(symbol))
+            if text is None:
+                raise CaptureError(
+                    f"a size of the model depends on values ({expression})",
+                    doing="writing the optimised file",
+                    hint="use masks or fixed sizes instead of selecting by values",
+                )
+            needs |= {name for name in self.locals.values() if text == name or text.startswith(name + ".")}
+            names[symbol] = sympy.Symbol(text, integer=True)
+        printed: str = PythonPrinter().doprint(expression.xreplace(names))
+        return printed
+
+    def _structure(self, value: Any) -> str:
+        needs: set[str] = set()
+        if isinstance(value, dict):
+            return "{" + ", ".join(f"{key!r}: {self._structure(one)}" for key, one in value.items()) + "}"
+        if type(value) in (list, tuple):
+            inner = ", ".join(self._structure(one) for one in value)
+            return f"[{inner}]" if isinstance(value, list) else f"({inner}{',' if len(value) == 1 else ''})"
+        if isinstance(value, fx.Node) or value is None or isinstance(value, (bool, int, float, str)):
+            return self._value(value, needs)
+        raise CaptureError(
+            f"forward returns a {type(value).__name__}",
+            doing="writing the optimised file",
+            hint="return tensors, numbers, None, or lists, tuples and dicts of them",
+        )
+
+
+def _call(callee: str, args: list[str]) -> list[str]:
+    """`callee(args)`, broken over lines where it is too long."""
+    line = f"{callee}({', '.join(args)})"
+    if len(line) <= WIDTH:
+        return [line]
+    inner = ", ".join(args)
+    if len(inner) <= WIDTH:
+        return [f"{callee}(", f"    {inner},", ")"]
+    return [f"{callee}(", *(f"    {arg}," for arg in args), ")"]

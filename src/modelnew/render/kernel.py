@@ -1,0 +1,216 @@
+"""Kernel → C++: the functor that is its body, and the function that launches it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from modelnew.kernel.ir import Expr, Kernel
+from modelnew.kernel.schedule import Schedule, schedule
+from modelnew.render.expression import Writer
+
+KEYWORDS = frozenset(
+    "alignas auto bool break case catch char class const constexpr continue default delete do double else enum explicit export"
+    " extern false float for friend goto if inline int long mutable namespace new operator private protected public register"
+    " return short signed sizeof static struct switch template this throw true try typedef typeid typename union unsigned using"
+    " virtual void volatile while and or not xor T C mn row plan queue std half".split()
+)
+
+
+def symbol(kernel: Kernel) -> str:
+    """The exported name; a prefix keeps `exp` and `tanh` apart from the C library's."""
+    return f"launch_{kernel.name}"
+
+
+def render_kernel(kernel: Kernel) -> str:
+    body = _row_body(kernel) if kernel.reduced else _pointwise_body(kernel)
+    comments = [f"// {source}" for source in kernel.sources]
+    return "\n".join([*comments, *body, "", *_launcher(kernel), ""])
+
+
+def _names(kernel: Kernel) -> tuple[list[str], list[str], Callable[[str], str]]:
+    """C++ names for inputs and outputs, and a source of further ones."""
+    taken: set[str] = set(KEYWORDS)
+
+    def unique(wish: str) -> str:
+        name, number = wish, 1
+        while name in taken:
+            number += 1
+            name = f"{wish}{number}"
+        taken.add(name)
+        return name
+
+    inputs = [unique(operand.name) for operand in kernel.inputs]
+    outputs = [unique(operand.name + "_out" if operand.name in inputs else operand.name) for operand in kernel.outputs]
+    return inputs, outputs, unique
+
+
+def _loads(kernel: Kernel) -> list[Expr]:
+    """For each input the expression that reads it."""
+    found: dict[int, Expr] = {}
+    stack = list(kernel.results)
+    seen: set[int] = set()
+    while stack:
+        expr = stack.pop()
+        if id(expr) in seen:
+            continue
+        seen.add(id(expr))
+        if expr.kind == "load":
+            found[int(expr.detail)] = expr
+        stack.extend(expr.args)
+    return [found[number] for number in range(len(kernel.inputs)) if number in found]
+
+
+def _values(texts: list[str]) -> str:
+    return f"mn::values({', '.join(texts)})"
+
+
+def _pointwise_body(kernel: Kernel) -> list[str]:
+    inputs, _, unique = _names(kernel)
+    loads = _loads(kernel)
+    names = {id(load): inputs[int(load.detail)] for load in loads}
+    writer = Writer(names, unique)
+    texts = writer.write(kernel.results)
+    types = {int(load.detail): load.ctype for load in loads}
+    parameters = ", ".join(f"{types[number]} {name}" for number, name in enumerate(inputs))
+    statements = [*writer.lines, f"return {_values([t.removeprefix('(').removesuffix(')') if _wrapped(t) else t for t in texts])};"]
+    return [
+        f"struct {kernel.name}_body {{",
+        f"  MN_FN auto operator()({parameters}) const {{",
+        *(f"    {line}" for line in statements),
+        "  }",
+        "};",
+    ]
+
+
+def _wrapped(text: str) -> bool:
+    depth = 0
+    for position, character in enumerate(text):
+        depth += (character == "(") - (character == ")")
+        if depth == 0 and position < len(text) - 1:
+            return False
+    return text.startswith("(")
+
+
+def _row_body(kernel: Kernel) -> list[str]:
+    lines = RowWriter(kernel, schedule(kernel)).lines()
+    return [
+        f"struct {kernel.name}_body {{",
+        "  template <class Row> MN_FN void operator()(Row& row) const {",
+        *(f"    {line}" for line in lines),
+        "  }",
+        "};",
+    ]
+
+
+class RowWriter:
+    """Writes a row program stage by stage. `handles` are values per element that the row holds, by name and type."""
+
+    def __init__(self, kernel: Kernel, plan: Schedule) -> None:
+        self.kernel, self.plan = kernel, plan
+        self.inputs, self.outputs, self.unique = _names(kernel)
+        self.named: dict[int, str] = {}
+        self.handles: dict[int, tuple[str, str]] = {}
+        self.text: list[str] = []
+
+    def lines(self) -> list[str]:
+        for load in _loads(self.kernel):
+            number = int(load.detail)
+            name = self.inputs[number]
+            varies = id(load) in self.plan.elements
+            self.text.append(f"auto {name} = row.template {'load' if varies else 'scalar'}<{number}>();")
+            self._bind(load, name, handle=varies)
+        for stage, sweep in enumerate(self.plan.sweeps):
+            self._scalars(self.plan.scalars[stage])
+            for kept in self.plan.keeps[stage]:
+                name = self.unique(str(kept.detail))
+                self.text.append(f"auto {name} = row.keep({self._functor((kept,))});")
+                self._bind(kept, name, handle=True)
+            if sweep.reductions:
+                self._reduce(sweep.reductions)
+        self._finish()
+        return self.text
+
+    def _bind(self, expr: Expr, name: str, *, handle: bool) -> None:
+        self.named[id(expr)] = name
+        if handle:
+            self.handles[id(expr)] = (name, expr.ctype)
+
+    def _scalars(self, scalars: tuple[Expr, ...]) -> None:
+        """One value per row each: all named, for the functors to capture."""
+        for expr in scalars:
+            if id(expr) not in self.named:
+                writer = Writer(self.named, self.unique)
+                (value,) = writer.write((expr,))
+                if value not in self.named.values():
+                    name = self.unique(str(expr.detail) if expr.kind == "call" else expr.kind)
+                    self.text += [*writer.lines, f"const auto {name} = {value};"]
+                    value = name
+                self.named[id(expr)] = value
+
+    def _functor(self, roots: tuple[Expr, ...]) -> str:
+        """`[=](C x) { return …; }, x`: the lambda and the handles it takes."""
+        used: dict[int, tuple[str, str]] = {}
+        stack: list[Expr] = list(roots)
+        seen: set[int] = set()
+        while stack:
+            expr = stack.pop()
+            if id(expr) in seen:
+                continue
+            seen.add(id(expr))
+            if expr.kind == "index" and id(expr) not in self.handles:
+                self._bind(expr, self.unique("position"), handle=True)
+                self.text.append(f"auto {self.named[id(expr)]} = row.index();")
+            if id(expr) in self.handles:
+                used[id(expr)] = self.handles[id(expr)]
+            elif id(expr) not in self.named:
+                stack.extend(expr.args)
+        ordered = [pair for key, pair in self.handles.items() if key in used]
+        writer = Writer(self.named, self.unique)
+        texts = writer.write(roots)
+        result = texts[0] if len(texts) == 1 else _values(texts)
+        result = result[1:-1] if _wrapped(result) else result
+        parameters = ", ".join(f"{ctype} {name}" for name, ctype in ordered)
+        names = "".join(f", {name}" for name, _ in ordered)
+        if not writer.lines:
+            return f"[=]({parameters}) {{ return {result}; }}{names}"
+        inside = "".join(f"\n      {line}" for line in writer.lines)
+        return f"[=]({parameters}) {{{inside}\n      return {result};\n    }}{names}"
+
+    def _reduce(self, reductions: tuple[Expr, ...]) -> None:
+        operations = [f"mn::{r.detail}<{r.ctype}>{{}}" if r.detail not in ("any", "all") else f"mn::{r.detail}{{}}" for r in reductions]
+        functor = self._functor(tuple(r.args[0] for r in reductions))
+        if len(reductions) == 1:
+            name = self.unique(str(reductions[0].detail))
+            self.text.append(f"const auto {name} = row.reduce({operations[0]}, {functor});")
+            self._bind(reductions[0], name, handle=False)
+            return
+        both = self.unique("reduced")
+        self.text.append(f"const auto {both} = row.reduce(mn::together({', '.join(operations)}), {functor});")
+        for number, reduction in enumerate(reductions):
+            name = self.unique(str(reduction.detail))
+            self.text.append(f"const auto {name} = mn::get<{number}>({both});")
+            self._bind(reduction, name, handle=False)
+
+    def _finish(self) -> None:
+        if self.plan.stores:
+            numbers = ", ".join(map(str, self.plan.stores))
+            functor = self._functor(tuple(self.kernel.results[i] for i in self.plan.stores))
+            self.text.append(f"row.template store<{numbers}>({functor});")
+        for number in self.plan.puts:
+            writer = Writer(self.named, self.unique)
+            (value,) = writer.write((self.kernel.results[number],))
+            self.text += [*writer.lines, f"row.template put<{number}>({value});"]
+
+
+def _launcher(kernel: Kernel) -> list[str]:
+    inputs, outputs, _ = _names(kernel)
+    pointers = ", ".join([*(f"void* {name}" for name in outputs), *(f"const void* {name}" for name in inputs)])
+    stored = f"mn::types<{', '.join(o.storage for o in kernel.outputs)}>"
+    loaded = f"mn::types<{', '.join(o.storage for o in kernel.inputs)}>"
+    entry = "rows" if kernel.reduced else "pointwise"
+    return [
+        f"MN_EXPORT int {symbol(kernel)}({pointers}, const int64_t* plan, mn::queue queue) {{",
+        f"  return mn::{entry}<{kernel.name}_body, {stored}, {loaded}>(",
+        f"      {{{', '.join(outputs)}}}, {{{', '.join(inputs)}}}, plan, queue);",
+        "}",
+    ]

@@ -1,0 +1,161 @@
+"""When an optimised forward may run its kernels: otherwise the original forward runs.
+
+Carried by every optimised file, so: standard library and torch only, Python 3.9, torch 2.0.
+"""
+
+from typing import Any, NamedTuple, Optional, Sequence
+
+import torch
+
+
+class Tensor(NamedTuple):
+    """An argument that is a tensor: `dtype` ("T" for the working dtype), and per dim a number or the name of an open size.
+
+    `shape` None: any shape will do.
+    """
+
+    dtype: Any
+    shape: "Optional[tuple[Any, ...]]"
+
+
+class Guard:
+    """What a forward was captured for.
+
+    arguments: nested lists, tuples and dicts as forward takes them, with `Tensor` leaves and plain values.
+    working: dtypes that "T" may be. smallest: open size → the least it may be (where 1 takes another way through the model).
+    training: module path → the mode it was captured in, for modules whose mode matters.
+    made_for: positional and keyword arguments of the constructor, or None where they cannot be compared.
+    """
+
+    def __init__(
+        self,
+        arguments: "tuple[Any, ...]",
+        working: Sequence[torch.dtype],
+        smallest: "dict[str, int]",
+        training: "dict[str, bool]",
+        made_for: "Optional[tuple[Any, ...]]",
+    ) -> None:
+        self.arguments, self.working, self.smallest = arguments, tuple(working), smallest
+        self.training, self.made_for = training, made_for
+        self.accepted: set[Any] = set()
+
+    def made(self, args: "tuple[Any, ...]", kwargs: "dict[str, Any]") -> bool:
+        """Whether a module constructed with these arguments is the one that was captured."""
+        if self.made_for is None:
+            return not kwargs or len(args) == 0
+        try:
+            return bool((args, kwargs) == self.made_for)
+        except (RuntimeError, ValueError, TypeError):  # arguments that do not compare, such as tensors
+            return False
+
+    def covers(self, module: torch.nn.Module, *arguments: Any) -> bool:
+        """Whether the kernels give what the original forward would, for these arguments and in this mode."""
+        if not module.covered or not _plain_execution():
+            return False
+        if any(_attribute(module, path).training is not mode for path, mode in self.training.items()):
+            return False
+        try:
+            key: list[Any] = []
+            _gather(arguments, self.arguments, key)
+        except _Mismatch:
+            return False
+        tensors = [entry for entry in key if isinstance(entry, torch.Tensor)]
+        if torch.is_grad_enabled() and (
+            any(t.requires_grad for t in tensors) or any(p.requires_grad for p in module.parameters())
+        ):
+            return False  # autograd is recording
+        signature = tuple([(t.dtype, t.device, t.shape) for t in tensors])
+        if signature in self.accepted:
+            return True
+        if not self._accepts(tensors):
+            return False
+        self.accepted.add(signature)
+        return True
+
+    def _accepts(self, tensors: Sequence[torch.Tensor]) -> bool:
+        leaves: list[Tensor] = []
+        _leaves(self.arguments, leaves)
+        working, sizes = None, {}
+        for leaf, tensor in zip(leaves, tensors):
+            if leaf.dtype == "T":
+                working = working or tensor.dtype
+                if tensor.dtype != working or working not in self.working:
+                    return False
+            elif tensor.dtype != leaf.dtype:
+                return False
+            if leaf.shape is None:
+                continue
+            if len(leaf.shape) != tensor.dim():
+                return False
+            for expected, size in zip(leaf.shape, tensor.shape):
+                if isinstance(expected, str):
+                    if sizes.setdefault(expected, size) != size or size < self.smallest.get(expected, 0):
+                        return False
+                elif size != expected:
+                    return False
+        return True
+
+
+class _Mismatch(Exception):
+    """The arguments are not put together as those that were captured."""
+
+
+def _gather(given: Any, expected: Any, tensors: "list[Any]") -> None:
+    """Collect the tensors among the arguments; raise where the structure or a plain value differs."""
+    if type(expected) is Tensor:
+        if type(given) is not torch.Tensor and type(given) is not torch.nn.Parameter:
+            raise _Mismatch
+        if given.layout is not torch.strided or given.is_neg():
+            raise _Mismatch
+        tensors.append(given)
+    elif type(given) is not type(expected):
+        raise _Mismatch
+    elif isinstance(expected, (list, tuple)):
+        if len(given) != len(expected):
+            raise _Mismatch
+        for one, other in zip(given, expected):
+            _gather(one, other, tensors)
+    elif isinstance(expected, dict):
+        if list(given) != list(expected):
+            raise _Mismatch
+        for name in expected:
+            _gather(given[name], expected[name], tensors)
+    elif given != expected and not (given != given and expected != expected):
+        raise _Mismatch
+
+
+def _leaves(expected: Any, found: "list[Tensor]") -> None:
+    if type(expected) is Tensor:
+        found.append(expected)
+    elif isinstance(expected, (list, tuple)):
+        for one in expected:
+            _leaves(one, found)
+    elif isinstance(expected, dict):
+        for one in expected.values():
+            _leaves(one, found)
+
+
+def _attribute(module: Any, path: str) -> Any:
+    for part in path.split(".") if path else ():
+        module = getattr(module, part)
+    return module
+
+
+def _nothing() -> int:
+    return 0
+
+
+_dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", _nothing)
+_transforms = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", _nothing)
+_any_autocast = getattr(torch._C, "_is_any_autocast_enabled", None)
+_compiling = getattr(getattr(torch, "compiler", None), "is_compiling", _nothing)
+
+
+def _plain_execution() -> bool:
+    """No autocast, tracing, vmap, compilation or dispatch mode: things that want to see PyTorch's own ops."""
+    if _any_autocast is not None:
+        if _any_autocast():
+            return False
+    elif torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled():
+        return False
+    return not (_compiling() or torch._C._get_tracing_state() or _dispatch_modes() or _transforms())

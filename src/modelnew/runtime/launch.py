@@ -1,0 +1,381 @@
+"""From tensors to a running kernel: check, plan, allocate, launch.
+
+Carried by every optimised file, so: standard library and torch only, Python 3.9, torch 2.0.
+A plan is made once per combination of dtypes, devices, sizes and strides; after that a call looks it up.
+"""
+
+import ctypes
+import os
+from typing import Any, Callable, NamedTuple, Optional, Sequence
+
+import torch
+
+from modelnew.runtime.build import build
+from modelnew.runtime.layout import (
+    Layout,
+    Plan,
+    RowLayout,
+    collapse,
+    contiguous_strides,
+    elementwise_strides,
+    order_dims,
+)
+from modelnew.runtime.plan_cpu import plan_pointwise as cpu_pointwise
+from modelnew.runtime.plan_cpu import plan_rows as cpu_rows
+from modelnew.runtime.plan_cuda import Device
+from modelnew.runtime.plan_cuda import plan_pointwise as cuda_pointwise
+from modelnew.runtime.plan_cuda import plan_rows as cuda_rows
+
+SCALARS = {
+    torch.float32: "float",
+    torch.float64: "double",
+    torch.float16: "mn::half",
+    torch.bfloat16: "mn::bf16",
+    torch.int64: "int64_t",
+    torch.int32: "int32_t",
+    torch.int16: "int16_t",
+    torch.int8: "int8_t",
+    torch.uint8: "uint8_t",
+    torch.bool: "bool",
+}
+MOST_DIMS = 8  # after collapsing, in either part of a domain
+
+
+class Uncovered(Exception):
+    """These tensors are not what the kernel was written for: the caller runs the original forward instead."""
+
+
+class KernelError(RuntimeError):
+    """A launch failed; the message names the kernel, the tensors and the device's own words."""
+
+
+class Operand(NamedTuple):
+    """A tensor that a kernel reads or writes.
+
+    `storage` is its C++ type, `T` for the dtype that the kernel is built for. `axes`: along which axis of the domain each of
+    its dims runs; None for a dim of size 1.
+    """
+
+    storage: str
+    axes: tuple[Optional[int], ...]
+
+
+class Kernel:
+    """One kernel of the source. Calling it with its input tensors returns its output, or a tuple of them.
+
+    rank, reduced: axes of the domain, and those that make up one row (none: a pointwise kernel).
+    any_rank: all operands broadcast from the right, in any number of dims.
+    passes, kept: sweeps over a row, and how many values per element they would like to find on chip again.
+    """
+
+    def __init__(
+        self,
+        owner: "Kernels",
+        name: str,
+        inputs: Sequence[Operand],
+        outputs: Sequence[Operand],
+        rank: int,
+        reduced: Sequence[int] = (),
+        any_rank: bool = False,
+        passes: int = 1,
+        kept: int = 1,
+    ) -> None:
+        self.owner, self.name = owner, name
+        self.inputs = [Operand(*operand) for operand in inputs]
+        self.outputs = [Operand(*operand) for operand in outputs]
+        self.rank, self.reduced, self.any_rank = rank, tuple(reduced), any_rank
+        self.passes, self.kept = passes, kept
+        self.launches: dict[Any, Callable[..., Any]] = {}
+        self.calls = 0
+
+    def __call__(self, *tensors: torch.Tensor) -> Any:
+        key = tuple([(t.dtype, t.device, t.shape, t.stride()) for t in tensors])
+        launch = self.launches.get(key)
+        if launch is None:
+            launch = self.launches[key] = self._prepare(tensors)
+        self.calls += 1
+        return launch(tensors)
+
+    def plan(self, tensors: Sequence[torch.Tensor]) -> Optional[Plan]:
+        """How these tensors would be walked; None where there is nothing to do. Raises Uncovered."""
+        sizes = self._sizes(tensors)
+        if 0 in sizes:
+            return None
+        shapes, strides = self._results(sizes, tensors)
+        return self._plan(sizes, tensors, shapes, strides, self._working(tensors))
+
+    def _prepare(self, tensors: Sequence[torch.Tensor]) -> Callable[..., Any]:
+        working = self._working(tensors)
+        device = tensors[0].device
+        sizes = self._sizes(tensors)
+        shapes, strides = self._results(sizes, tensors)
+        dtypes = [_dtype_of(operand.storage, working) for operand in self.outputs]
+        if 0 in sizes:
+            if any(sizes[axis] == 0 for axis in self.reduced):
+                raise Uncovered("rows of no elements")
+            return _returning([_allocator(*made, device) for made in zip(shapes, strides, dtypes)], None)
+        plan = self._plan(sizes, tensors, shapes, strides, working)
+        library = self.owner.library(device.type, working)
+        function = getattr(library, "launch_" + self.name)
+        function.argtypes = [ctypes.c_void_p] * (len(self.outputs) + len(self.inputs) + 1) + [ctypes.c_int64]
+        function.restype = ctypes.c_int
+        numbers = (ctypes.c_int64 * len(plan.numbers))(*plan.numbers)
+        queue = _queue(device)
+
+        def run(pointers: list[int], tensors: Sequence[torch.Tensor]) -> None:
+            code = function(*pointers, numbers, queue())
+            if code:
+                raise KernelError(self._failure(code, library, tensors))
+
+        return _returning([_allocator(*made, device) for made in zip(shapes, strides, dtypes)], run)
+
+    def _failure(self, code: int, library: ctypes.CDLL, tensors: Sequence[torch.Tensor]) -> str:
+        library.mn_error.restype = ctypes.c_char_p
+        said = library.mn_error(code).decode()
+        given = ", ".join(f"{str(t.dtype)[6:]} {tuple(t.shape)}" for t in tensors)
+        return f"kernel {self.name} on {given} ({tensors[0].device}) failed: {said} (error {code})"
+
+    def _working(self, tensors: Sequence[torch.Tensor]) -> Optional[torch.dtype]:
+        """What T stands for in this call, once dtypes and devices are found to be right."""
+        device = tensors[0].device
+        if device.type not in ("cpu", "cuda") or len(tensors) != len(self.inputs):
+            raise Uncovered("a device without kernels")
+        working = None
+        for operand, tensor in zip(self.inputs, tensors):
+            if tensor.device != device or tensor.layout != torch.strided:
+                raise Uncovered("tensors on several devices, or not dense")
+            if operand.storage == "T":
+                working = working or tensor.dtype
+                if tensor.dtype != working or working not in self.owner.working:
+                    raise Uncovered("another dtype")
+            elif SCALARS.get(tensor.dtype) != operand.storage:
+                raise Uncovered("another dtype")
+        return working
+
+    def _sizes(self, tensors: Sequence[torch.Tensor]) -> list[int]:
+        """The size of each axis of the domain."""
+        if self.any_rank:
+            try:
+                return list(torch.broadcast_shapes(*[tensor.shape for tensor in tensors]))
+            except RuntimeError:
+                raise Uncovered("shapes that do not broadcast") from None
+        sizes: list[int] = [-1] * self.rank
+        for operand, tensor in zip(self.inputs, tensors):
+            if len(operand.axes) != tensor.dim():
+                raise Uncovered("another rank")
+            for axis, size in zip(operand.axes, tensor.shape):
+                if axis is None:
+                    if size != 1:
+                        raise Uncovered("a dim that is not 1")
+                elif sizes[axis] not in (-1, size):
+                    raise Uncovered("sizes that differ")
+                else:
+                    sizes[axis] = size
+        return [1 if size == -1 else size for size in sizes]
+
+    def _results(
+        self, sizes: Sequence[int], tensors: Sequence[torch.Tensor]
+    ) -> "tuple[list[tuple[int, ...]], list[tuple[int, ...]]]":
+        """Shapes and strides of the outputs: laid out as eager lays them out."""
+        if self.any_rank:
+            shape = tuple(sizes)
+            like = elementwise_strides(shape, [_broadcast_strides(tensor, len(shape)) for tensor in tensors])
+            return [shape] * len(self.outputs), [like] * len(self.outputs)
+        shapes, strides = [], []
+        for operand in self.outputs:
+            shape = tuple(1 if axis is None else sizes[axis] for axis in operand.axes)
+            shapes.append(shape)
+            strides.append(self._like(operand, shape, tensors))
+        return shapes, strides
+
+    def _like(self, output: Operand, shape: tuple[int, ...], tensors: Sequence[torch.Tensor]) -> tuple[int, ...]:
+        """Pointwise results follow their inputs; a row program's are contiguous, or channels last as its input is."""
+        if not self.reduced:
+            walked = [self._strides(o, t.stride(), t.shape) for o, t in zip(self.inputs, tensors)]
+            return elementwise_strides(shape, [[0 if a is None else w[a] for a in output.axes] for w in walked])
+        for operand, tensor in zip(self.inputs, tensors):
+            if operand.axes == output.axes and not tensor.is_contiguous() and tensor.dim() == 4:
+                if tensor.is_contiguous(memory_format=torch.channels_last):
+                    return tuple(tensor.stride())
+        return contiguous_strides(shape)
+
+    def _strides(self, operand: Operand, strides: Sequence[int], shape: Sequence[int]) -> list[int]:
+        """The operand's stride along each axis of the domain; 0 where it does not vary."""
+        along = [0] * self.rank
+        for axis, stride, size in zip(operand.axes, strides, shape):
+            if axis is not None and size != 1:
+                along[axis] = stride
+        return along
+
+    def _plan(
+        self,
+        sizes: Sequence[int],
+        tensors: Sequence[torch.Tensor],
+        shapes: Sequence[tuple[int, ...]],
+        strides: Sequence[tuple[int, ...]],
+        working: Optional[torch.dtype],
+    ) -> Plan:
+        dtypes = [_dtype_of(operand.storage, working) for operand in self.outputs]
+        itemsizes = tuple(_itemsize(dtype) for dtype in (*dtypes, *(tensor.dtype for tensor in tensors)))
+        if self.any_rank:
+            written = [tuple(0 if size == 1 else s for s, size in zip(made, sizes)) for made in strides]
+            walked = [*written, *(_broadcast_strides(tensor, len(sizes)) for tensor in tensors)]
+        else:
+            walked = [self._strides(o, s, shape) for o, s, shape in zip(self.outputs, strides, shapes)]
+            walked += [self._strides(o, t.stride(), t.shape) for o, t in zip(self.inputs, tensors)]
+        if not self.reduced:
+            order = order_dims(sizes, walked)
+            kept, steps = collapse([sizes[d] for d in order], [[w[d] for d in order] for w in walked])
+            _require_few(kept)
+            return _planner(tensors[0].device).pointwise(Layout(kept, steps, itemsizes, len(self.outputs)))
+        return self._plan_rows(sizes, walked, itemsizes, working, tensors[0].device)
+
+    def _plan_rows(
+        self,
+        sizes: Sequence[int],
+        walked: Sequence[Sequence[int]],
+        itemsizes: tuple[int, ...],
+        working: Optional[torch.dtype],
+        device: torch.device,
+    ) -> Plan:
+        parts = []
+        for axes in ([a for a in range(self.rank) if a not in self.reduced], list(self.reduced)):
+            part = [sizes[a] for a in axes]
+            steps = [[w[a] for a in axes] for w in walked]
+            # a row is walked as its inputs lie; outputs that have one value per row say nothing of it
+            order = order_dims(part, sorted(steps, key=lambda s: not any(s)))
+            parts.append(collapse([part[d] for d in order], [[s[d] for d in order] for s in steps]))
+            _require_few(parts[-1][0])
+        (outer, outer_strides), (inner, inner_strides) = parts
+        element = 8 if working == torch.float64 else 4
+        layout = RowLayout(
+            outer, inner, outer_strides, inner_strides, itemsizes, len(self.outputs), self.passes, self.kept * element
+        )
+        return _planner(device).rows(layout)
+
+
+class Kernels:
+    """All kernels of a file, as attributes, and the libraries that they are built into when first called.
+
+    `sources`: target ("cpu", "cuda") → C++ text. `working`: dtypes that T may stand for; a library is built for each that is met.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        sources: "dict[str, str]",
+        working: Sequence[torch.dtype],
+        kernels: "dict[str, dict[str, Any]]",
+    ) -> None:
+        self.name, self.sources, self.working = name, sources, tuple(working)
+        self.libraries: dict[tuple[str, str], ctypes.CDLL] = {}
+        self.by_name = {kernel: Kernel(self, kernel, **spec) for kernel, spec in kernels.items()}
+        self.__dict__.update(self.by_name)
+
+    @property
+    def calls(self) -> "dict[str, int]":
+        """Launches of each kernel since the file was loaded."""
+        return {name: kernel.calls for name, kernel in self.by_name.items()}
+
+    def library(self, target: str, working: Optional[torch.dtype]) -> ctypes.CDLL:
+        scalar = SCALARS[working or torch.float32]
+        found = self.libraries.get((target, scalar))
+        if found is None:
+            found = build(self.name, self.sources[target], target, ("MN_T=" + scalar,))
+            self.libraries[(target, scalar)] = found
+        return found
+
+
+class _Planner(NamedTuple):
+    pointwise: Callable[[Layout], Plan]
+    rows: Callable[[RowLayout], Plan]
+
+
+def _planner(device: torch.device) -> _Planner:
+    if device.type == "cpu":
+        cache = _cache_bytes()
+        return _Planner(lambda layout: cpu_pointwise(layout, cache), lambda layout: cpu_rows(layout, cache))
+    card = _card(device)
+    return _Planner(lambda layout: cuda_pointwise(layout, card), lambda layout: cuda_rows(layout, card))
+
+
+def _cache_bytes() -> int:
+    """The last level's size; 32 MiB where the system does not say."""
+    try:
+        found = os.sysconf("SC_LEVEL3_CACHE_SIZE") or os.sysconf("SC_LEVEL2_CACHE_SIZE")
+    except (ValueError, OSError):
+        found = 0
+    return found if found > 0 else 32 << 20
+
+
+def _card(device: torch.device) -> Device:
+    index = device.index or 0
+    found = torch.cuda.get_device_properties(index)
+    return Device(
+        index=index,
+        sms=found.multi_processor_count,
+        capability=(found.major, found.minor),
+        shared_per_block=int(getattr(found, "shared_memory_per_block_optin", 48 << 10)),
+        l2_bytes=int(getattr(found, "L2_cache_size", 4 << 20)),
+    )
+
+
+def _require_few(sizes: Sequence[int]) -> None:
+    if len(sizes) > MOST_DIMS:
+        raise Uncovered("too many dims that do not collapse")
+
+
+def _dtype_of(storage: str, working: Optional[torch.dtype]) -> torch.dtype:
+    if storage == "T":
+        return working or torch.float32
+    return next(dtype for dtype, scalar in SCALARS.items() if scalar == storage)
+
+
+def _itemsize(dtype: torch.dtype) -> int:
+    return torch.empty((), dtype=dtype).element_size()
+
+
+def _broadcast_strides(tensor: torch.Tensor, rank: int) -> "tuple[int, ...]":
+    walked = [0 if size == 1 else stride for size, stride in zip(tensor.shape, tensor.stride())]
+    return (0,) * (rank - len(walked)) + tuple(walked)
+
+
+def _allocator(
+    shape: "tuple[int, ...]", strides: "tuple[int, ...]", dtype: torch.dtype, device: torch.device
+) -> Callable[[], torch.Tensor]:
+    if strides == contiguous_strides(shape):
+        return lambda: torch.empty(shape, dtype=dtype, device=device)
+    return lambda: torch.empty_strided(shape, strides, dtype=dtype, device=device)
+
+
+def _returning(allocators: "list[Callable[[], torch.Tensor]]", run: Any) -> Callable[..., Any]:
+    """A function of the input tensors that allocates the outputs, runs, and returns them."""
+    if len(allocators) == 1:
+        (allocate,) = allocators
+
+        def one(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+            made = allocate()
+            if run is not None:
+                run([made.data_ptr(), *[t.data_ptr() for t in tensors]], tensors)
+            return made
+
+        return one
+
+    def several(tensors: Sequence[torch.Tensor]) -> "tuple[torch.Tensor, ...]":
+        made = tuple([allocate() for allocate in allocators])
+        if run is not None:
+            run([t.data_ptr() for t in (*made, *tensors)], tensors)
+        return made
+
+    return several
+
+
+def _queue(device: torch.device) -> Callable[[], int]:
+    """What a launch is queued on: the caller's stream on this device; on the CPU the number of threads."""
+    if device.type == "cpu":
+        return torch.get_num_threads
+    index = device.index or 0
+    raw = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+    if raw is not None:
+        return lambda: int(raw(index))
+    return lambda: int(torch.cuda.current_stream(index).cuda_stream)

@@ -1,0 +1,208 @@
+"""How a kernel is spread over a CUDA device: pure functions of sizes, strides, item sizes and the device.
+
+Carried by every optimised file, so: standard library only, Python 3.9.
+The numbers are what `device/cuda/pointwise.cuh` and `device/cuda/rows.cuh` read; their first comments name each one.
+"""
+
+from typing import NamedTuple, Optional
+
+from modelnew.runtime.layout import Layout, Plan, RowLayout
+
+_CONTIGUOUS, _STRIDED, _TRANSPOSED = 0, 1, 2
+_FEW, _MANY, _BLOCK, _CLUSTER, _GRID, _SIDE_BY_SIDE = 0, 1, 2, 3, 4, 5
+
+_TILE = 64  # a tile of a transposed launch is _TILE x _TILE elements, its rows _PITCH apart (transpose.cuh)
+_PITCH = 65
+_HELD = 32  # elements of a row that a thread holds in registers, at most (rows.cuh)
+_PARTIAL = 48  # bytes of a partial result (group.cuh)
+_SCRATCH = 2 * 32 * _PARTIAL + 2 * 16 * _PARTIAL  # shared memory of a block's and a cluster's partial results
+_LARGEST_CLUSTER = 8  # that every device with clusters grants
+
+
+class Device(NamedTuple):
+    """What a plan needs to know of a device."""
+
+    index: int
+    sms: int
+    capability: "tuple[int, int]"
+    shared_per_block: int  # bytes, with opt-in
+    l2_bytes: int
+
+    @property
+    def clusters(self) -> bool:
+        return self.capability >= (9, 0)
+
+
+def plan_pointwise(layout: Layout, device: Device) -> Plan:
+    """Plan of a pointwise kernel. Dims are ordered and collapsed; there is at least one element."""
+    elements, rank = layout.elements, len(layout.sizes)
+    vectors = max(1, elements * max(layout.itemsizes) // 16)
+    threads = 256
+    while threads > 64 and vectors < 8 * threads * device.sms:
+        threads //= 2
+    turned = _turned_dim(layout, device)
+    if rank == 0 or (rank == 1 and all(operand[0] == 1 for operand in layout.strides)):
+        kind, name, why = _CONTIGUOUS, "contiguous", f"{elements} elements in a row, {threads} threads per block"
+    elif turned is not None:
+        kind, name, why = _TRANSPOSED, "transposed", f"tiles of {_TILE} x {_TILE}: an input is contiguous along another dim"
+    else:
+        kind, name, why = _STRIDED, "strided", f"{rank} dims with strides of their own, {threads} threads per block"
+    numbers = [kind, device.index, elements, rank, 0, threads, turned or 0, 0, *layout.sizes]
+    for operand in layout.strides:
+        numbers += operand
+    return Plan(name, tuple(numbers), why)
+
+
+def _turned_dim(layout: Layout, device: Device) -> Optional[int]:
+    """The dim, not the innermost, that some input is contiguous along; None where tiles would not help."""
+    last = len(layout.sizes) - 1
+    if last < 1 or layout.sizes[last] < _TILE // 4:
+        return None
+    for operand in layout.strides[layout.outputs :]:
+        if operand[last] <= 1:
+            continue
+        for dim in range(last):
+            if operand[dim] == 1 and layout.sizes[dim] >= _TILE // 4:
+                return dim if _tile_bytes(layout, dim) <= device.shared_per_block else None
+    return None
+
+
+def _tile_bytes(layout: Layout, dim: int) -> int:
+    inputs = zip(layout.strides[layout.outputs :], layout.itemsizes[layout.outputs :])
+    return sum(size * _TILE * _PITCH + 16 for strides, size in inputs if strides[dim] == 1 and strides[-1] > 1)
+
+
+class _Row(NamedTuple):
+    """What the choice for a row program turns on."""
+
+    rows: int
+    size: int
+    vector: int  # elements per access
+    loaded: int  # bytes per element that are loaded and differ from row to row
+    computed: int  # bytes per element of the values that the body would like to keep
+    sweeps: int
+    limit: int  # bytes of shared memory that a block may keep
+
+
+def plan_rows(layout: RowLayout, device: Device) -> Plan:
+    """Plan of a row program. Dims are ordered and collapsed; there is at least one row and one element in it."""
+    row = _describe(layout, device)
+    whole = len(layout.inner) <= 1 or layout.inner[-1] % row.vector == 0
+    if _neighbours_are_contiguous(layout) or not whole:
+        return _side_by_side(layout, row, device)
+    threads = _power_of_two(-(-row.size // (2 * row.vector)))
+    if threads <= 32:
+        return _registers(_FEW, layout, device, threads)
+    threads = _power_of_two(-(-row.size // _HELD))
+    most = 256 if row.sweeps > 1 else 32
+    if threads <= most and (row.loaded + row.computed) * _HELD <= 512:
+        return _registers(_MANY, layout, device, max(threads, 1))
+    return _whole_blocks(layout, row, device)
+
+
+def _describe(layout: RowLayout, device: Device) -> _Row:
+    inputs = range(layout.outputs, len(layout.itemsizes))
+    varying = [k for k in inputs if any(layout.inner_strides[k])]
+    own = [k for k in varying if any(layout.outer_strides[k]) or layout.rows == 1]
+    widest = max((layout.itemsizes[k] for k in inputs), default=4)
+    loaded = sum(layout.itemsizes[k] for k in own)
+    computed = max(0, layout.on_chip - sum(max(4, layout.itemsizes[k]) for k in varying))
+    limit = device.shared_per_block - _SCRATCH
+    return _Row(layout.rows, layout.row_size, 16 // widest, loaded, computed, layout.sweeps, limit)
+
+
+def _neighbours_are_contiguous(layout: RowLayout) -> bool:
+    """Most of what is read has its neighbour in the next row, not in the row."""
+    if not layout.outer or not layout.inner:
+        return False
+    across = inside = 0
+    for k in range(layout.outputs, len(layout.itemsizes)):
+        if any(layout.inner_strides[k]) and any(layout.outer_strides[k]):
+            inside += layout.itemsizes[k] * (layout.inner_strides[k][-1] == 1)
+            across += layout.itemsizes[k] * (layout.outer_strides[k][-1] == 1)
+    return across > inside
+
+
+def _registers(kind: int, layout: RowLayout, device: Device, threads: int) -> Plan:
+    block = max(threads, 128 if kind == _FEW else 32)
+    while block < 256 and kind == _MANY and threads <= 32 and layout.rows * threads > 512 * device.sms:
+        block *= 2
+    if threads <= 32:
+        why = f"{threads} threads per row, {block // threads} rows per block, rows in registers"
+    else:
+        block = threads
+        why = f"a block of {threads} threads per row, rows in registers"
+    return _plan("registers", kind, layout, device, threads, block, 1, why)
+
+
+def _whole_blocks(layout: RowLayout, row: _Row, device: Device) -> Plan:
+    """Rows too long for registers: on chip in one block, a cluster, or many blocks; or read again in every sweep."""
+    loaded = row.size * row.loaded
+    again = row.sweeps > 1
+    blocks = min(device.sms // row.rows, row.size // (4096 * row.vector))  # to have all of the device at work
+    on_chip = -(-loaded // row.limit)  # blocks whose shared memory holds the row
+    if again and on_chip > 1 and on_chip <= device.sms:
+        cluster = _power_of_two(on_chip)
+        if device.clusters and cluster <= _LARGEST_CLUSTER and blocks <= cluster:
+            kept = _kept(row, cluster)
+            why = f"{_kilobytes(loaded)} per row on chip in a cluster of {cluster} blocks: one read"
+            return _plan("cluster", _CLUSTER, layout, device, 1024, kept, cluster, why)
+        blocks = max(blocks, on_chip)
+    if blocks > 1:
+        kept = _kept(row, blocks) if again else 0
+        teams = min(row.rows, device.sms // blocks)
+        read = "one read" if kept or not again else f"{row.sweeps} reads"
+        why = f"{blocks} blocks per row, {teams} rows at a time: {read}"
+        return _plan("grid", _GRID, layout, device, 1024, kept, blocks + 65536 * teams, why)
+    kept = _kept(row, 1) if again else 0
+    threads = 1024 if kept > row.limit // 2 else 512 if row.size >= 16384 else 256
+    where = f"{_kilobytes(loaded)} on chip, one read" if kept or not again else f"{row.sweeps} reads"
+    return _plan("block", _BLOCK, layout, device, threads, kept, 1, f"a block of {threads} threads per row, {where}")
+
+
+def _kept(row: _Row, blocks: int) -> int:
+    """Bytes per block for what is kept, + 1 if the computed values are too; 0 where the loads do not fit."""
+    share = -(-row.size // (blocks * 1024 * row.vector)) * 1024 * row.vector  # elements, whole steps of 1024 threads
+    loaded, computed = share * row.loaded, share * (row.loaded + row.computed)
+    if computed <= row.limit // 2 and row.computed:
+        return computed + 1
+    return loaded if loaded <= row.limit else 0
+
+
+def _side_by_side(layout: RowLayout, row: _Row, device: Device) -> Plan:
+    """Neighbouring rows in neighbouring lanes."""
+    run = layout.outer[-1] if layout.outer else 1  # rows that follow each other in memory
+    across = min(256, _power_of_two(run), 32)
+    while across < 256 and across < run and 256 // across * 8 > row.size:
+        across *= 2
+    along = 256 // across
+    groups = -(-row.rows // across)
+    limit = row.limit - 256 * _PARTIAL
+    blocks = max(1, min(2 * device.sms // groups, row.size // (along * 64)))
+    teams = min(groups, 2 * device.sms // blocks) if blocks > 1 else 0
+    steps = -(-row.size // (along * blocks))
+    kept = 0
+    if row.sweeps > 1:
+        computed, loaded = steps * 256 * (row.loaded + row.computed), steps * 256 * row.loaded
+        kept = computed + 1 if row.computed and computed <= limit // 2 else loaded if loaded <= limit // 2 else 0
+    where = "one read" if kept or row.sweeps == 1 else f"{row.sweeps} reads"
+    spread = f", each over {blocks} blocks" if blocks > 1 else ""
+    why = f"{across} neighbouring rows side by side in a block{spread}: {where}"
+    return _plan("side by side", _SIDE_BY_SIDE, layout, device, across, kept, blocks + 65536 * teams, why)
+
+
+def _plan(name: str, kind: int, layout: RowLayout, device: Device, a: int, b: int, c: int, why: str) -> Plan:
+    numbers = [kind, device.index, layout.rows, len(layout.outer), len(layout.inner), a, b, c]
+    numbers += [*layout.outer, *layout.inner]
+    for outer, inner in zip(layout.outer_strides, layout.inner_strides):
+        numbers += [*outer, *inner]
+    return Plan(name, tuple(numbers), why)
+
+
+def _power_of_two(n: int) -> int:
+    """The least power of two that is not below n."""
+    return 1 << max(0, n - 1).bit_length()
+
+
+def _kilobytes(count: int) -> str:
+    return f"{count / 1024:.0f} KiB"

@@ -1,0 +1,60 @@
+"""The rows of reports as text cells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from modelnew.bench.report import Report as BenchReport
+    from modelnew.bench.report import Row
+    from modelnew.check.report import Report as CheckReport
+
+CHECK_COLUMNS = ("case", "outcome", "rms", "max", "why, or what it catches")
+BENCH_COLUMNS = ("variant", "median", "speed", "95 % interval", "verdict", "÷ floor", "note")
+
+
+def check_notes(report: CheckReport) -> str:
+    """What a reader must know beside the cases: one line each."""
+    sizes = ", ".join(f"{name}={value}" for name, value in report.sizes.items())
+    kernels = ", ".join(f"{name} ({count} ×)" for name, count in report.kernels.items())
+    lines = [
+        *report.notes,
+        f"judged at {sizes}" if sizes else "",
+        f"kernels run: {kernels}" if kernels else "",
+        f"on {report.device} in {report.dtype}; its errors look like {report.accuracy_class}",
+        f"repeat with --seed {report.seed}",
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def bench_title(report: BenchReport) -> str:
+    """One line: what was timed, on what, and the noise below which nothing is claimed."""
+    machine = report.machine.get("name", "this machine")
+    return (
+        f"{report.subject} on {report.device} ({machine}, {report.threads} threads, {report.dtype or 'own dtypes'}); "
+        f"speed against {report.variants[0].name}, noise {100 * report.noise_floor:.1f} %"
+    )
+
+
+def bench_cells(row: Row) -> tuple[str, ...]:
+    """Cells for BENCH_COLUMNS."""
+    if row.seconds is None:
+        return (row.name, "failed", "", "", "", "", row.note)
+    ratio = row.ratio
+    return (
+        row.name,
+        time(row.seconds),
+        f"{ratio.value:.2f} ×" if ratio else "",
+        f"{ratio.low:.2f} to {ratio.high:.2f}" if ratio else "",
+        row.verdict,
+        f"{row.over_floor:.2f}" if row.over_floor is not None else "",
+        row.note,
+    )
+
+
+def time(seconds: float) -> str:
+    """Three digits with a unit: 23.4 ms."""
+    for unit, scale in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
+        if seconds * scale >= 1:
+            return f"{seconds * scale:.3g} {unit}"
+    return f"{seconds * 1e9:.3g} ns"

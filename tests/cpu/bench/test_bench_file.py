@@ -1,0 +1,230 @@
+"""Timing files in processes of their own: honest candidates are measured, dishonest ones are found out."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from modelnew.bench import Report, Work, bench_file
+from modelnew.errors import MemoryShortError, ReferenceFileError, UsageError
+from modelnew.problem import Problem
+
+REFERENCE = """
+import torch
+from torch import nn
+
+rows = 64
+
+class Model(nn.Module):
+    def __init__(self, columns):
+        super().__init__()
+        self.scale = nn.Parameter(torch.randn(columns))
+
+    def forward(self, x):
+        return torch.sigmoid(x * self.scale)
+
+def get_inputs():
+    return [torch.rand(rows, 1024)]
+
+def get_init_inputs():
+    return [1024]
+"""
+
+PRELUDE = """
+import os, sys, threading, time
+import torch
+from torch import nn
+
+class Model(nn.Module):
+    def __init__(self, columns):
+        super().__init__()
+        self.scale = nn.Parameter(torch.randn(columns))
+
+    def forward(self, x):
+        return torch.sigmoid(x * self.scale)
+
+"""
+
+CANDIDATES = {
+    "honest": """
+        class ModelNew(Model):
+            pass
+        """,
+    "thrice": """
+        class ModelNew(Model):
+            def forward(self, x):
+                for _ in range(2):
+                    super().forward(x)
+                return super().forward(x)
+        """,
+    "keeps_results": """
+        class ModelNew(Model):
+            kept = {}
+            def forward(self, x):
+                key = (x.data_ptr(), x._version, x.shape)
+                if key not in self.kept:
+                    self.kept[key] = super().forward(x)
+                return self.kept[key]
+        """,
+    "patched_clock": """
+        real = time.perf_counter_ns
+        time.perf_counter_ns = lambda: real() // 3
+        sys.modules["modelnew.bench.clock"]._now = time.perf_counter_ns
+        class ModelNew(Model):
+            pass
+        """,
+    "answers_later": """
+        class ModelNew(Model):
+            def forward(self, x):
+                result = torch.empty_like(x)
+                work = lambda: result.copy_(Model.forward(self, x))
+                threading.Thread(target=work).start()
+                return result
+        """,
+    "slows_others": """
+        def burn():
+            while True:
+                sum(range(1000))
+        class ModelNew(Model):
+            thread = None
+            def forward(self, x):
+                if self.thread is None:
+                    self.thread = threading.Thread(target=burn, daemon=True)
+                    self.thread.start()
+                return super().forward(x)
+        """,
+    "reports_nothing": """
+        sys.modules["modelnew.bench.clock"]._now = lambda: 0
+        class ModelNew(Model):
+            pass
+        """,
+    "crashes": """
+        class ModelNew(Model):
+            def forward(self, x):
+                print("about to fall", file=sys.stderr, flush=True)
+                os.kill(os.getpid(), 11)
+        """,
+    "leaves": """
+        class ModelNew(Model):
+            def forward(self, x):
+                sys.exit(0)
+        """,
+    "other_parameters": """
+        class ModelNew(nn.Module):
+            def __init__(self, columns):
+                super().__init__()
+                self.weight = nn.Parameter(torch.randn(columns))
+        """,
+    "no_model": "",
+}
+
+
+def write(folder: Path, name: str) -> Path:
+    path = folder / f"{name}.py"
+    path.write_text(PRELUDE + textwrap.dedent(CANDIDATES[name]))
+    return path
+
+
+def problem(folder: Path, text: str = REFERENCE) -> Problem:
+    path = folder / "reference.py"
+    path.write_text(text)
+    return Problem.load(path)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Thread pools of several processes on few cores wait for each other, which would make these short times random."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """All candidates in one run: none of them may spoil another's row."""
+    folder = tmp_path_factory.mktemp("files")
+    files = [write(folder, name) for name in CANDIDATES] + [folder / "missing.py"]
+    bytes_of_x = 4 * 64 * 1024
+    messages: list[str] = []
+    made = bench_file(
+        problem(folder),
+        files,
+        baselines=("eager",),
+        budget_s=8,
+        seed=3,
+        work=Work(bytes_of_x, bytes_of_x),
+        progress=messages.append,
+    )
+    assert any("process set 5 of 5" in message for message in messages)
+    return made
+
+
+def test_honest_candidates_are_measured(report: Report) -> None:
+    eager, honest, thrice = (report.row(name) for name in ("eager", "honest.py", "thrice.py"))
+    assert honest.ratio is not None and 0.7 < honest.ratio.value < 1.4
+    assert thrice.ratio is not None and 0.2 < thrice.ratio.value < 0.6
+    assert thrice.verdict == "slower"
+    assert eager.error_against == "float64"
+    assert eager.error == honest.error
+    assert eager.error is not None and 0 < eager.error < 1e-6
+    assert eager.seconds_reused is not None and eager.seconds_reused > 0
+    assert eager.over_floor is not None and eager.over_floor > 1
+    assert report.protocol["processes"] == 5
+    assert report.protocol["isolation"] == "a process per file"
+    assert report.protocol["outputs_checked_while_timed"]
+    json.loads(report.json())
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("keeps_results", "did not answer to the inputs"),
+        ("patched_clock", "its clock says"),
+        ("answers_later", "not believed"),
+        ("slows_others", "not believed"),
+        ("reports_nothing", "not believed"),
+        ("crashes", "SIGSEGV: about to fall"),
+        ("leaves", "SystemExit"),
+        ("other_parameters", "state_dict"),
+        ("no_model", "no ModelNew"),
+        ("missing", "FileNotFoundError"),
+    ],
+)
+def test_dishonest_and_broken_candidates_are_rows_that_say_so(report: Report, name: str, why: str) -> None:
+    row = report.row(f"{name}.py")
+    assert row.failed
+    assert why in row.reason
+    assert row.seconds is None and row.ratio is None and not row.verdict
+
+
+def test_the_same_file_twice_gives_two_rows(tmp_path: Path) -> None:
+    file = write(tmp_path, "honest")
+    made = bench_file(problem(tmp_path), [file, file], baselines=(), budget_s=0.5, seed=1)
+    assert [row.name for row in made.rows()] == ["eager", "honest.py", str(file)]
+    assert not any(row.failed for row in made.rows())
+
+
+def test_a_random_reference_is_timed_without_looking_at_its_outputs(tmp_path: Path) -> None:
+    random_reference = problem(tmp_path, REFERENCE.replace("x * self.scale", "torch.rand_like(x)"))
+    made = bench_file(random_reference, [write(tmp_path, "honest")], baselines=(), budget_s=0.5, seed=1)
+    assert not made.row("honest.py").failed
+    assert not made.protocol["outputs_checked_while_timed"]
+
+
+def test_a_reference_that_cannot_run_is_an_error(tmp_path: Path) -> None:
+    wrong = problem(tmp_path, REFERENCE.replace("x * self.scale", "x * self.scale.nothing"))
+    with pytest.raises(ReferenceFileError, match="nothing"):
+        bench_file(wrong, [], baselines=(), budget_s=0.5)
+    with pytest.raises(UsageError, match="no baseline 'nvfuser'"):
+        bench_file(problem(tmp_path), [], baselines=("nvfuser",), budget_s=0.5)
+
+
+def test_what_does_not_fit_is_said_before_it_starts(tmp_path: Path) -> None:
+    with pytest.raises(MemoryShortError, match="needed"):
+        bench_file(problem(tmp_path, REFERENCE.replace("rows = 64", "rows = 1 << 40")), [], baselines=())

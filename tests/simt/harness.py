@@ -1,0 +1,123 @@
+"""Runs generated CUDA source on the CPU, thread by thread, under AddressSanitizer and UBSan.
+
+    program = Program(cuda_source, ["MN_T=float"])
+    program.launch("sigmoid", [y], [x], plan.numbers)      # fills y; raises SimtError
+
+Tensors are torch tensors or numpy arrays in CPU memory, of any strides; they keep their place within a cache line.
+"""
+
+import ctypes
+import hashlib
+import os
+import struct
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any, Sequence
+
+HERE = Path(__file__).parent
+DEVICE = HERE.parents[1] / "src" / "modelnew" / "device"
+ORDERS = (0, 1, 7)  # threads in turn, backwards, shuffled
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+FLAGS = ("-x", "c++", "-std=c++17", "-O1", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
+
+
+class SimtError(Exception):
+    """A launch went wrong: what the emulated device or a sanitizer said."""
+
+
+def build(source: str, defines: Sequence[str] = (), sanitizers: Sequence[str] = SANITIZERS) -> Path:
+    """Compiles `source` with the driver, once per content. Returns the program's path."""
+    command = [os.environ.get("CXX", "g++"), *FLAGS, *sanitizers, *(f"-D{define}" for define in defines)]
+    command += [f"-I{HERE / 'include'}", f"-I{DEVICE}"]
+    headers = sorted([*(HERE / "include").rglob("*.h"), *DEVICE.rglob("*.h"), *DEVICE.rglob("*.cuh"), HERE / "driver.cpp"])
+    key = hashlib.sha256("\0".join([source, *command, *(h.read_text() for h in headers)]).encode()).hexdigest()[:24]
+    folder = Path(tempfile.gettempdir()) / f"modelnew-simt-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    program = folder / key
+    if not program.exists():
+        text = folder / f"{key}.cu"
+        text.write_text(source)
+        made = folder / f"{key}.{os.getpid()}"
+        command += [f'-DSIMT_SOURCE="{text}"', str(HERE / "driver.cpp"), "-o", str(made), "-rdynamic", "-ldl"]
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            raise SimtError(result.stderr)
+        os.replace(made, program)
+    return program
+
+
+class Program:
+    """The launchers of one source, in a process of their own. A launch that fails ends the process; the next starts anew."""
+
+    def __init__(self, source: str, defines: Sequence[str] = (), sanitizers: Sequence[str] = SANITIZERS) -> None:
+        self.path = build(source, defines, sanitizers)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def launch(
+        self, name: str, outputs: Sequence[Any], inputs: Sequence[Any], plan: Sequence[int], order: int = 0
+    ) -> None:
+        """Calls launcher `name`. `order`: which threads run first (see ORDERS).
+
+        Raises SimtError: the launch failed, a sanitizer found something, an output byte was written twice or never, an
+        input was changed.
+        """
+        text = name.encode()
+        request = [struct.pack("<q", len(text)), text, struct.pack("<3q", order, len(outputs), len(inputs))]
+        spans = [_span(tensor) for tensor in (*outputs, *inputs)]
+        for tensor, (pointer, span, written) in zip(outputs, spans):
+            request.append(struct.pack("<3q", span, pointer % 512, written))
+        for pointer, span, _ in spans[len(outputs) :]:
+            request += [struct.pack("<2q", span, pointer % 512), ctypes.string_at(pointer, span)]
+        request.append(struct.pack(f"<{len(plan) + 1}q", len(plan), *plan))
+        replies = self._ask(b"".join(request), [span for _, span, _ in spans[: len(outputs)]])
+        for (pointer, span, _), reply in zip(spans, replies):
+            ctypes.memmove(pointer, reply, span)
+
+    def _ask(self, request: bytes, sizes: Sequence[int]) -> list[bytes]:
+        if self.process is None:
+            self.process = subprocess.Popen(
+                [self.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+        assert self.process.stdin and self.process.stdout
+        try:
+            self.process.stdin.write(request)
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass
+        head = self.process.stdout.read(8)
+        if len(head) < 8:
+            _, errors = self.process.communicate()
+            self.process = None
+            raise SimtError(errors.decode(errors="replace") or "the program ended without a word")
+        said = self.process.stdout.read(struct.unpack("<q", head)[0]).decode()
+        replies = [self.process.stdout.read(size) for size in sizes]
+        if said:
+            self.close()
+            raise SimtError(said)
+        return replies
+
+    def close(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate()
+            self.process = None
+
+    def __enter__(self) -> "Program":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _span(tensor: Any) -> tuple[int, int, int]:
+    """Address, bytes from the first element to the last, bytes of the elements."""
+    if hasattr(tensor, "data_ptr"):
+        size = tensor.element_size()
+        steps = [(n - 1) * s * size for n, s in zip(tensor.shape, tensor.stride())]
+        return tensor.data_ptr(), sum(steps) + size, tensor.numel() * size
+    steps = [(n - 1) * s for n, s in zip(tensor.shape, tensor.strides)]
+    return tensor.ctypes.data, sum(steps) + tensor.itemsize, tensor.size * tensor.itemsize

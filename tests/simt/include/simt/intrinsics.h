@@ -1,0 +1,135 @@
+// Device functions that the library and generated kernels call.
+#pragma once
+
+#include <math.h>
+#include <string.h>
+
+#include <type_traits>
+
+#include "simt/watch.h"
+
+struct alignas(4) uchar4 { unsigned char x, y, z, w; };
+struct alignas(8) uint2 { unsigned x, y; };
+struct uint3 { unsigned x, y, z; };
+struct alignas(16) uint4 { unsigned x, y, z, w; };
+struct alignas(8) float2 { float x, y; };
+struct alignas(16) float4 { float x, y, z, w; };
+struct alignas(16) double2 { double x, y; };
+struct alignas(16) ulonglong2 { unsigned long long x, y; };
+
+namespace simt {
+template <class T>
+T checked_load(const T* p) {
+  if (reinterpret_cast<uintptr_t>(p) % sizeof(T)) fail("load of %zu bytes at an address that is not a multiple of %zu", sizeof(T), sizeof(T));
+  T value;
+  memcpy(static_cast<void*>(&value), p, sizeof(T));
+  return value;
+}
+template <class T>
+void checked_store(T* p, T value) {
+  on_store(p, sizeof(T));
+  memcpy(p, &value, sizeof(T));
+}
+}  // namespace simt
+
+// Cache hints change where data is kept, not what is read.
+#define SIMT_LOAD(name) \
+  template <class T> inline T name(const T* p) { return simt::checked_load(p); }
+#define SIMT_STORE(name) \
+  template <class T> inline void name(T* p, std::common_type_t<T> value) { simt::checked_store(p, value); }
+SIMT_LOAD(__ldg)
+SIMT_LOAD(__ldca)
+SIMT_LOAD(__ldcg)
+SIMT_LOAD(__ldcs)
+SIMT_LOAD(__ldlu)
+SIMT_LOAD(__ldcv)
+SIMT_STORE(__stwb)
+SIMT_STORE(__stcg)
+SIMT_STORE(__stcs)
+SIMT_STORE(__stwt)
+#undef SIMT_LOAD
+#undef SIMT_STORE
+
+inline void __syncthreads() { simt::arrive_and_wait(simt::gpu.current->home->local, simt::gpu.current->home->size); }
+inline void __syncwarp(unsigned mask = 0xffffffffu) { simt::together(simt::collective::sync, mask, 0); }
+inline void __threadfence() {}
+inline void __threadfence_block() {}
+inline void __nanosleep(unsigned) { simt::poll(); }
+
+inline unsigned __ballot_sync(unsigned mask, int predicate) {
+  return static_cast<unsigned>(simt::together(simt::collective::ballot, mask, predicate != 0));
+}
+inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
+inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) == mask; }
+inline unsigned __activemask() {
+  simt::fail("__activemask says nothing about which lanes will meet");
+  return 0;
+}
+
+namespace simt {
+template <class T>
+T shuffle(collective op, unsigned mask, T value, int argument, int width) {
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8, "shuffles move 4 or 8 bytes");
+  uint64_t bits = 0;
+  memcpy(&bits, &value, sizeof(T));
+  bits = together(op, mask, bits, argument, width);
+  memcpy(&value, &bits, sizeof(T));
+  return value;
+}
+}  // namespace simt
+#define SIMT_SHUFFLE(name, op, argument_type)                                      \
+  template <class T>                                                               \
+  T name(unsigned mask, T value, argument_type argument, int width = 32) {         \
+    return simt::shuffle(simt::collective::op, mask, value, int(argument), width); \
+  }
+SIMT_SHUFFLE(__shfl_sync, shuffle, int)
+SIMT_SHUFFLE(__shfl_up_sync, shuffle_up, unsigned)
+SIMT_SHUFFLE(__shfl_down_sync, shuffle_down, unsigned)
+SIMT_SHUFFLE(__shfl_xor_sync, shuffle_xor, int)
+#undef SIMT_SHUFFLE
+
+template <class T>
+T atomicAdd(T* p, std::common_type_t<T> value) {
+  const T old = *p;
+  *p = old + value;
+  return old;
+}
+template <class T>
+T atomicExch(T* p, std::common_type_t<T> value) {
+  const T old = *p;
+  *p = value;
+  return old;
+}
+
+// Clusters: blocks that see each other's shared memory.
+inline unsigned __clusterRelativeBlockRank() { return unsigned(simt::gpu.current->home->rank_in_cluster); }
+inline unsigned __clusterSizeInBlocks() { return unsigned(simt::gpu.current->home->cluster.size()); }
+inline void __cluster_barrier_arrive() {}  // the wait below is where threads stop; arriving early gives no order here
+inline void __cluster_barrier_wait() {
+  simt::block& home = *simt::gpu.current->home;
+  simt::arrive_and_wait(*home.cluster_barrier, home.size * int(home.cluster.size()));
+}
+inline void* __cluster_map_shared_rank(const void* p, unsigned rank) {
+  simt::block& home = *simt::gpu.current->home;
+  const unsigned char* byte = static_cast<const unsigned char*>(p);
+  if (rank >= home.cluster.size()) simt::fail("cluster: no block of rank %u", rank);
+  if (byte < home.shared.get() || byte >= home.shared.get() + home.shared_bytes) simt::fail("cluster: the pointer is not in this block's shared memory");
+  return home.cluster[rank]->shared.get() + (byte - home.shared.get());
+}
+
+inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned((uint64_t(a) * b) >> 32); }
+inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+  return static_cast<unsigned long long>((static_cast<unsigned __int128>(a) * b) >> 64);
+}
+inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
+  return unsigned(((uint64_t(high) << 32) | low) >> (shift & 31));
+}
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
+  const uint64_t both = (uint64_t(b) << 32) | a;
+  unsigned result = 0;
+  for (int i = 0; i < 4; ++i) result |= unsigned((both >> (((selector >> (4 * i)) & 7) * 8)) & 0xff) << (8 * i);
+  return result;
+}
+inline int __clz(int x) { return x ? __builtin_clz(unsigned(x)) : 32; }
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
