@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.utils._pytree as pytree
@@ -15,9 +15,9 @@ from modelnew import fakes
 from modelnew.graph.capture import FLOATING, Captured, capture
 from modelnew.graph.partition import Partition, Region, partition
 from modelnew.graph.views import is_open
-from modelnew.graph.rewrite import drop_assertions, hoist_reshapes, split_bias
+from modelnew.graph.rewrite import drop_assertions, hoist_reshapes, sink_reshapes, split_bias
 from modelnew.kernel.ir import Kernel
-from modelnew.kernel.lower import Types, lower, why_not
+from modelnew.kernel.lower import NoDomain, Types, lower, why_not
 from modelnew.render.forward import Forward, ForwardWriter
 from modelnew.render.kernel import render_kernel
 
@@ -33,6 +33,15 @@ class Source(Protocol):
         ...
 
 
+class Called(NamedTuple):
+    """A region, the name of its kernel, the tensors that it reads and the nodes whose values it stores."""
+
+    region: Region
+    name: str
+    reads: list[fx.Node]
+    stores: list[fx.Node]
+
+
 @dataclass(frozen=True)
 class Program:
     """What a module's forward became: kernels, the statements that call them, and for what it holds."""
@@ -40,6 +49,7 @@ class Program:
     captured: Captured
     partition: Partition
     kernels: tuple[Kernel, ...]
+    called: tuple[Called, ...]
     forward: Forward
     working: tuple[torch.dtype, ...] = ()
     smallest: dict[str, int] = field(default_factory=dict)
@@ -64,8 +74,8 @@ def compile_source(source: Source, show: Callable[[str, object], None] = lambda 
     working = _dtypes(source, program)
     smallest = _smallest_sizes(source, program)
     any_rank = _any_rank(source, program)
-    kernels = tuple(_any_rank_kernel(k) for k in program.kernels) if any_rank else program.kernels
-    widened = Program(program.captured, program.partition, kernels, program.forward, working, smallest, any_rank)
+    kernels = tuple(replace(k, any_rank=True) for k in program.kernels) if any_rank else program.kernels
+    widened = replace(program, kernels=kernels, working=working, smallest=smallest, any_rank=any_rank)
     show("program", widened)
     return widened
 
@@ -80,45 +90,56 @@ def compile_module(
     """The program for exactly this module and these inputs."""
     captured = capture(model, inputs, dynamic=dynamic)
     types = Types(captured.working)
-    accepts: Callable[[fx.Node], str | None] = lambda node: why_not(node, types)  # noqa: E731
     show("capture", captured.graph)
-    drop_assertions(captured.graph)
-    split_bias(captured.graph, accepts)
-    hoist_reshapes(captured.graph, accepts)
+    rewrite(captured.graph, types)
     show("rewrite", captured.graph)
-    parts = partition(captured.graph, accepts)
+    parts = partition(captured.graph, lambda node: why_not(node, types))
     show("partition", parts)
     kernels, called = _lower_all(captured, parts, types)
     show("lower", kernels)
     forward = ForwardWriter(captured, called).write()
     show("forward", forward)
-    return Program(captured, parts, kernels, forward, (captured.working,) if captured.working else ())
+    return Program(captured, parts, kernels, called, forward, (captured.working,) if captured.working else ())
 
 
-def _lower_all(
-    captured: Captured, parts: Partition, types: Types
-) -> tuple[tuple[Kernel, ...], list[tuple[Region, str, list[fx.Node], list[fx.Node]]]]:
+def rewrite(graph: fx.Graph, types: Types) -> None:
+    """The passes that change the graph, in place."""
+
+    def accepts(node: fx.Node) -> str | None:
+        return why_not(node, types)
+
+    drop_assertions(graph)
+    split_bias(graph, accepts)
+    hoist_reshapes(graph, accepts)
+    sink_reshapes(graph, accepts)
+
+
+def _lower_all(captured: Captured, parts: Partition, types: Types) -> tuple[tuple[Kernel, ...], tuple[Called, ...]]:
     """Kernels with names of their own; equal kernels are written once and called twice."""
     names = ForwardWriter(captured, [])
     names._bind_inputs()
     made: dict[str, Kernel] = {}
     called = []
     for region in parts.regions:
-        kernel, reads, stores = lower(region, types, names.name_of)
+        try:
+            kernel, reads, stores = lower(region, types, names.name_of)
+        except NoDomain:
+            parts.left.update(dict.fromkeys(region.axes, "nothing that it reads says how large it is"))
+            continue
         kernel = _named_apart(kernel, made)
         made[kernel.name] = kernel
-        called.append((region, kernel.name, reads, stores))
-    return tuple(made.values()), called
+        called.append(Called(region, kernel.name, reads, stores))
+    return tuple(made.values()), tuple(called)
 
 
 def _named_apart(kernel: Kernel, made: dict[str, Kernel]) -> Kernel:
     wish, number = kernel.name, 1
     while kernel.name in made and not _equal(kernel, made[kernel.name]):
         number += 1
-        kernel = _with(kernel, name=f"{wish}_{number}")
+        kernel = replace(kernel, name=f"{wish}_{number}")
     if kernel.name in made:
         sources = tuple(dict.fromkeys((*made[kernel.name].sources, *kernel.sources)))
-        return _with(kernel, sources=sources)
+        return replace(kernel, sources=sources)
     return kernel
 
 
@@ -129,7 +150,7 @@ def _equal(a: Kernel, b: Kernel) -> bool:
 
 def _nameless(kernel: Kernel) -> tuple[object, ...]:
     plain = [tuple((op.storage, op.axes) for op in ops) for ops in (kernel.inputs, kernel.outputs)]
-    renamed = _with(
+    renamed = replace(
         kernel,
         name="k",
         sources=(),
@@ -141,14 +162,6 @@ def _nameless(kernel: Kernel) -> tuple[object, ...]:
 
 def _operand(operand: Any, name: str) -> Any:
     return type(operand)(name, operand.storage, operand.axes)
-
-
-def _with(kernel: Kernel, **changes: Any) -> Kernel:
-    return Kernel(**{**{f: getattr(kernel, f) for f in kernel.__dataclass_fields__}, **changes})
-
-
-def _any_rank_kernel(kernel: Kernel) -> Kernel:
-    return _with(kernel, any_rank=True)
 
 
 def _dtypes(source: Source, program: Program) -> tuple[torch.dtype, ...]:
@@ -210,10 +223,7 @@ def _same_calls(program: Program, make: Callable[[], tuple[nn.Module, list[Any]]
     try:
         model, inputs = make()
         other = capture(model, inputs)
-        types = Types(other.working)
-        drop_assertions(other.graph)
-        split_bias(other.graph, lambda node: why_not(node, types))
-        hoist_reshapes(other.graph, lambda node: why_not(node, types))
+        rewrite(other.graph, Types(other.working))
     except Exception:  # as above
         return False
     return _calls(other.graph.nodes) == _calls(program.captured.graph.nodes)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sys
 import tempfile
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -82,24 +84,32 @@ def _stdout_to_stderr() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Progress]:
-    """Steps with their times: a live display on a terminal, plain lines elsewhere."""
+    """The step at work: a live line with the time so far on a terminal, a line now and then elsewhere."""
     if not sys.stderr.isatty():
-        yield lambda step: print(step, file=sys.stderr, flush=True)  # noqa: T201
+        yield _plain_progress()
         return
     from rich.console import Console
     from rich.progress import Progress as Display
     from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with Display(*columns, console=Console(stderr=True), transient=True) as display:
-        steps: list[object] = []
+        task = display.add_task("")
+        yield lambda step: display.update(task, description=step)
 
-        def show(step: str) -> None:
-            for task in display.tasks:
-                display.update(task.id, total=1, completed=1)
-            steps.append(display.add_task(step, total=None))
 
-        yield show
+def _plain_progress() -> Progress:
+    """A line per step, but none within a second of the one before: a log is read later, and steps can be many."""
+    last = -math.inf
+
+    def show(step: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= 1:
+            last = now
+            print(step, file=sys.stderr, flush=True)  # noqa: T201
+
+    return show
 
 
 def _say(text: str, style: str = "") -> None:

@@ -21,7 +21,8 @@ def check_notes(report: CheckReport) -> str:
         *report.notes,
         f"judged at {sizes}" if sizes else "",
         f"kernels run: {kernels}" if kernels else "",
-        f"on {report.device} in {report.dtype}; its errors look like {report.accuracy_class}",
+        f"on {report.device} in {report.dtype}",
+        f"its errors look like {report.accuracy_class}" if report.accuracy_class else "",
         f"repeat with --seed {report.seed}",
     ]
     return "\n".join(line for line in lines if line)

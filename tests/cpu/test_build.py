@@ -1,6 +1,5 @@
 """runtime/build: what a good build gives, and what it leaves behind."""
 
-import contextlib
 import ctypes
 import json
 import os
@@ -9,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -54,6 +52,11 @@ def only_folder(cache: Path) -> Path:
     return folder
 
 
+def needed(library: Path) -> list[str]:
+    shown = subprocess.run(["readelf", "-d", str(library)], capture_output=True, text=True, check=True)
+    return re.findall(r"NEEDED.*\[(.*)\]", shown.stdout)
+
+
 def test_builds_once_and_then_loads(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert build("seven", SEVEN, "cpu", ["SEVEN=7"]).seven() == 7
 
@@ -86,7 +89,7 @@ def test_leaves_the_environment_as_it_was_and_prints_nothing(
 ) -> None:
     from torch.utils import cpp_extension
 
-    monkeypatch.setenv("CC", "no-such-compiler")  # load_inline would hand it to nvcc
+    monkeypatch.setenv("CXX", "g++")
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", "/nowhere")
     before, home = dict(os.environ), cpp_extension.CUDA_HOME
     build("seven", SEVEN, "cpu", ["SEVEN=7"])
@@ -126,13 +129,34 @@ def test_runs_on_the_openmp_runtime_of_pytorch() -> None:
     assert runtimes == {toolchain.openmp_runtime()}
 
 
+def test_links_the_runtime_of_pytorch_under_whatever_name_it_has(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch's wheels rename theirs; the compiler's own libgomp.so.1 would then be a second one."""
+    own = Path(toolchain.openmp_runtime()).read_bytes()
+    if b"\0libgomp.so.1\0" not in own:
+        pytest.skip("needs a libgomp.so.1 to rename")
+    renamed = tmp_path / "libgomp-x.so"
+    renamed.write_bytes(own.replace(b"\0libgomp.so.1\0", b"\0libgomp-x.so\0"))
+    monkeypatch.setattr(toolchain, "openmp_runtime", lambda clang: str(renamed))
+    assert build("team", TEAM, "cpu").team(2) == 2
+    names = needed(only_folder(cache) / "team.so")
+    assert "libgomp-x.so" in names and "libgomp.so.1" not in names
+
+
+def test_which_runtime_is_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = str(Path(toolchain.torch.__file__).parents[1])
+    both = ["/usr/lib/libgomp.so.1", f"{site}/torch.libs/libgomp-a34b3233.so.1.0.0"]
+    conda = ["/conda/lib/libiomp5.so", "/conda/lib/libomp.so", "/conda/lib/libompx.so", "/conda/lib/libm.so"]
+    for mapped, for_gcc, for_clang in ((both, both[1], ""), (conda, conda[0], conda[1]), ([], "", "")):
+        monkeypatch.setattr(toolchain, "mapped_libraries", lambda mapped=mapped: mapped)
+        assert (toolchain.openmp_runtime(), toolchain.openmp_runtime(clang=True)) == (for_gcc, for_clang)
+
+
 def test_needs_no_library_of_pytorch(cache: Path) -> None:
     build("team", TEAM, "cpu")
-    shown = subprocess.run(
-        ["readelf", "-d", str(only_folder(cache) / "team.so")], capture_output=True, text=True, check=True
-    )
-    needed = re.findall(r"NEEDED.*\[(.*)\]", shown.stdout)
-    assert needed and not [name for name in needed if "torch" in name or "c10" in name]
+    names = needed(only_folder(cache) / "team.so")
+    assert names and not [name for name in names if "torch" in name or "c10" in name]
 
 
 def test_inline_functions_of_two_kernels_do_not_meet() -> None:
@@ -183,7 +207,7 @@ def test_a_pytorch_whose_load_inline_always_adds_headers(cache: Path, monkeypatc
 @pytest.mark.skipif(not toolchain.find_nvcc(), reason="needs nvcc")
 def test_a_cuda_kernel_builds_and_loads_without_a_gpu(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODELNEW_CUDA_ARCHS", "9.0a")
-    monkeypatch.setenv("CC", "no-such-compiler")
+    monkeypatch.setenv("PYTORCH_NVCC", "no-such-nvcc")
     library = build("one", CUDA, "cuda")
     assert library.launch
     folder = only_folder(cache)
@@ -193,23 +217,27 @@ def test_a_cuda_kernel_builds_and_loads_without_a_gpu(cache: Path, monkeypatch: 
 
 
 def test_processes_that_start_together_compile_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log, compiler, start = tmp_path / "log", tmp_path / "g++", tmp_path / "start"
+    log, compiler = tmp_path / "log", tmp_path / "g++"
     compiler.write_text(f'#!/bin/sh\ncase "$*" in *" -c "*) echo compile >>{log}; sleep 0.3;; esac\nexec g++ "$@"\n')
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
-    script = (
-        "import os, time, torch\nfrom modelnew.runtime.build import build\n"
-        f"print('ready', flush=True)\nwhile not os.path.exists({str(start)!r}): time.sleep(0.01)\n"
-        f"print(build('seven', {SEVEN!r}, 'cpu', ['SEVEN=7']).seven())"
-    )
-    with contextlib.ExitStack() as stack:
-        children = [
-            stack.enter_context(subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True))
-            for _ in range(8)
-        ]
+    script = f"""if True:
+        import multiprocessing, torch
+        from modelnew.runtime.build import build
+
+        def work(start):
+            start.wait()
+            raise SystemExit(build("seven", {SEVEN!r}, "cpu", ["SEVEN=7"]).seven())
+
+        fork = multiprocessing.get_context("fork")  # spares eight imports of torch
+        start = fork.Barrier(8)
+        children = [fork.Process(target=work, args=(start,)) for _ in range(8)]
         for child in children:
-            assert child.stdout and child.stdout.readline() == "ready\n"
-        time.sleep(0.1)
-        start.touch()
-        assert [child.communicate(timeout=60)[0] for child in children] == ["7\n"] * 8
+            child.start()
+        for child in children:
+            child.join()
+        print([child.exitcode for child in children])
+    """
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == (f"{[7] * 8}\n", "")
     assert log.read_text() == "compile\n"

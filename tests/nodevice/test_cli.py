@@ -153,7 +153,7 @@ def test_a_bug_is_called_one_and_its_traceback_saved(reference, calls):
     assert result.exit_code == 3
     assert "a bug in modelnew: KeyError" in result.stderr
     assert "Traceback" not in result.stderr
-    saved = Path(next(word for word in result.stderr.split() if "modelnew-bug-" in word))
+    saved = Path(next(word.strip(",") for word in result.stderr.split() if "modelnew-bug-" in word))
     assert "Traceback" in saved.read_text()
     saved.unlink()
 
@@ -203,12 +203,12 @@ def test_help_does_not_wait_for_torch(tmp_path):
     assert min(times) < 0.5
 
 
-def test_a_closed_pipe_is_no_error(reference):
+def test_a_closed_pipe_is_no_error():
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "wb") as closed:
         env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-        command = [sys.executable, "-c", "from modelnew.cli import main; main()", "explain", "ref.py"]
+        command = [sys.executable, "-c", "from modelnew.cli import main; main()", "--version"]
         result = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, timeout=120, env=env)
     assert result.returncode == 0
     assert "Traceback" not in result.stderr

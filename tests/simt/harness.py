@@ -51,8 +51,8 @@ class Program:
     """The launchers of one source, in a process of their own. A launch that fails ends the process; the next starts anew."""
 
     def __init__(self, source: str, defines: Sequence[str] = (), sanitizers: Sequence[str] = SANITIZERS) -> None:
-        self.path = build(source, defines, sanitizers)
         self.process: subprocess.Popen[bytes] | None = None
+        self.path = build(source, defines, sanitizers)
 
     def launch(
         self, name: str, outputs: Sequence[Any], inputs: Sequence[Any], plan: Sequence[int], order: int = 0

@@ -43,6 +43,7 @@ class Race:
     watches: dict[str, Watch] = field(default_factory=dict)
     first_calls: dict[str, float] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)
     error_against: str = EAGER
     isolated: bool = True
     looked_again: bool = True
@@ -75,6 +76,7 @@ class Race:
             self.first_calls,
             self.errors,
             error_against=self.error_against,
+            memory=self.memory,
             subject=str(self.problem.path),
             device=self.device,
             dtype=self.dtype,
@@ -102,6 +104,8 @@ class Race:
                 seat.watch.faults.add(RESTLESS)
         self._drop_offenders(seats)
         seats = [seat for seat in seats if seat.name not in self.times.failed]
+        if not self.times.launches:
+            self._measure_memory(seats)
         if truth:
             self._judge(nursery, seats, seed)
         return seats
@@ -188,6 +192,13 @@ class Race:
             return
         for seat in seats:
             seat.expected = expected
+
+    def _measure_memory(self, seats: Sequence[RemoteSeat]) -> None:
+        for seat in seats:
+            answer: Message = {}
+            self._try(seat, lambda seat=seat, answer=answer: answer.update(seat.worker.ask("memory", name=seat.name)))  # type: ignore[misc]
+            if answer.get("bytes") is not None:
+                self.memory[seat.name] = answer["bytes"]
 
     def _judge(self, nursery: Nursery, seats: Sequence[RemoteSeat], seed: int) -> None:
         """Every variant's error at sampled outputs, against the original in float64 (in eager's own dtype where that

@@ -8,7 +8,8 @@ The document (`Report.as_dict`), schema "modelnew.bench/1"; times in seconds, si
     noise      {ratio, low, high, floor}              the original against itself; nothing below `floor` (log ratio)
     is claimed floor      {seconds, bytes, flops, …} or null     see `floor.Floor.as_dict`
     variants   [{name, status: "timed" | "failed", reason, seconds, ratio, low, high, verdict, over_floor, impossible,
-                 seconds_reused, error, error_against, first_call_s, flags}]
+                 seconds_reused, error, error_against, first_call_s, memory_bytes,
+                 flags}]
 
 `ratio` is baseline seconds / variant seconds (above 1: faster); the baseline is the first variant.
 """
@@ -34,6 +35,8 @@ class Row:
     """One variant. `reason` is set when it failed; then the figures are None.
 
     seconds: median of one call. seconds_reused: the same with output memory that is already mapped (CPU only).
+    first_call_s: the first call in a new process: building or compiling, then running. memory_bytes: most that one call
+        takes beyond what is in use before it, its result included.
     error: rms error of sampled outputs over their rms, against `error_against`: "float64", or the baseline's name.
     """
 
@@ -47,6 +50,7 @@ class Row:
     error: float | None = None
     error_against: str = ""
     first_call_s: float | None = None
+    memory_bytes: int | None = None
     flags: tuple[str, ...] = ()
 
     @property
@@ -88,6 +92,7 @@ class Row:
             "error": _finite(self.error) if self.error is not None else None,
             "error_against": self.error_against or None,
             "first_call_s": self.first_call_s,
+            "memory_bytes": self.memory_bytes,
             "flags": list(self.flags),
         }
 

@@ -25,6 +25,7 @@ def summarise(
     device: str,
     dtype: str | None,
     seed: int,
+    memory: Mapping[str, int] | None = None,
     protocol: Mapping[str, object] | None = None,
 ) -> Report:
     """The report of what was measured; `names[0]` is the baseline."""
@@ -47,6 +48,7 @@ def summarise(
                 error=errors.get(name),
                 error_against=error_against if name in errors and name != error_against else "",
                 first_call_s=first_calls.get(name),
+                memory_bytes=(memory or {}).get(name),
                 flags=tuple(sorted(times.flags.get(name, ()))),
             )
         )

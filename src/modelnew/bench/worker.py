@@ -26,6 +26,7 @@ from modelnew.bench.channel import Channel, Message
 from modelnew.bench.clock import clock_for
 from modelnew.bench.schedule import reason
 from modelnew.bench.seat import Seat
+from modelnew.bench.usage import peak_memory
 from modelnew.problem import Problem
 
 
@@ -122,6 +123,16 @@ class Desk:
     def forget(self, name: str) -> Message:
         self._seats[name].output = None
         return {}
+
+    def memory(self, name: str) -> Message:
+        """Most memory that one call takes beyond what was in use before it, in bytes; null where the system does not
+        tell."""
+        self._drop_outputs()
+        before = peak_memory(self._device)
+        self._seats[name].sample(1)
+        after = peak_memory(self._device, reset=False)
+        self._drop_outputs()
+        return {"bytes": None if before is None or after is None else after - before}
 
     def _drop_outputs(self) -> None:
         for seat in self._seats.values():

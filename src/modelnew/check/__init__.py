@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from modelnew import _lazy
 
 if TYPE_CHECKING:
-    from modelnew.check.file import check_file, check_files
-    from modelnew.check.live import check_module
-    from modelnew.check.report import SCHEMA, CaseResult, Report
+    from modelnew.check.public import SCHEMA, CaseResult, Report, check_file, check_files, check_module
 
 __all__ = ["SCHEMA", "CaseResult", "Report", "check_file", "check_files", "check_module"]
+
+_lazy.install(__name__, "modelnew.check.public", __all__)

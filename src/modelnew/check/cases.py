@@ -12,7 +12,10 @@ from torch import nn
 from torch.func import functional_call
 
 from modelnew import fakes
-from modelnew.check.observe import copy_tree
+from modelnew.check.observe import copy_tree, flat
+
+Shape = tuple[int, ...]
+Group = list[tuple[int, int]]  # (input, dim) that change size together
 
 SIZES = (1, 7, 31, 33)  # of a dim: one, prime, either side of a power of two
 
@@ -23,8 +26,8 @@ MOST_ELEMENTS = 200_000  # of inputs at another size, where the given ones are n
 class Case:
     """name, what it catches, the inputs (CPU tensors), the set of parameters to use ("shipped", "redrawn", "integers").
 
-    may_refuse: the candidate may raise an error on them. training: the module's mode. same_values: the case whose values these are, in
-    other memory.
+    may_refuse: the candidate may raise an error on them. training: the module's mode. same_values: the case whose
+    values these are, in other memory.
     """
 
     name: str
@@ -114,12 +117,14 @@ def with_specials(inputs: list[Any], seed: int) -> list[Any]:
         if not tensor.is_floating_point() or not tensor.numel():
             return tensor
         info = torch.finfo(tensor.dtype)
-        values = [torch.nan, torch.inf, -torch.inf, -0.0, 0.0, info.max, info.min, info.smallest_normal, -info.smallest_normal / 2]
+        tiny = info.smallest_normal
+        values = [torch.nan, torch.inf, -torch.inf, -0.0, 0.0, info.max, info.min, tiny, -tiny / 2]
         new = tensor.clone().contiguous()
-        flat = new.view(-1)
-        reach = flat.numel() if tensor.dim() < 1 or tensor.shape[0] < 2 else flat.numel() // tensor.shape[0] * max(1, tensor.shape[0] // 2)
+        elements = new.view(-1)
+        rows = tensor.shape[0] if tensor.dim() else 1
+        reach = elements.numel() // rows * max(1, rows // 2)
         count = min(len(values), max(1, reach // 2))
-        flat[torch.randperm(reach, generator=generator)[:count]] = torch.tensor(values[:count], dtype=tensor.dtype)
+        elements[torch.randperm(reach, generator=generator)[:count]] = torch.tensor(values[:count], dtype=tensor.dtype)
         return new
 
     varied: list[Any] = copy_tree(inputs, one)
@@ -131,26 +136,25 @@ def resized(model: nn.Module, inputs: list[Any], seed: int) -> Iterator[tuple[st
 
     Dims that must change together (a batch of two inputs) are changed together.
     """
-    flat: list[torch.Tensor] = []
-    copy_tree(inputs, lambda tensor: (flat.append(tensor), tensor)[1])
+    tensors = flat(inputs)
     accepts = _probe(model, inputs)
     if accepts is None:
         return
-    for label, group in _groups(flat, accepts):
+    for label, group in _groups(tensors, accepts):
         for size in SIZES:
-            if any(flat[i].shape[d] == size for i, d in group):
+            if any(tensors[i].shape[d] == size for i, d in group):
                 continue
-            shapes = _changed([tuple(t.shape) for t in flat], group, size)
+            shapes = _changed([tuple(t.shape) for t in tensors], group, size)
             elements = sum(math.prod(shape) for shape in shapes)
-            if elements <= max(MOST_ELEMENTS, sum(t.numel() for t in flat)) and accepts(shapes):
+            if elements <= max(MOST_ELEMENTS, sum(t.numel() for t in tensors)) and accepts(shapes):
                 yield f"{label} {size}", _redrawn(inputs, shapes, seed)
 
 
-def _groups(flat: list[torch.Tensor], accepts: Callable[[list[tuple[int, ...]]], bool]) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+def _groups(tensors: list[torch.Tensor], accepts: Callable[[list[Shape]], bool]) -> Iterator[tuple[str, Group]]:
     """Sets of (input, dim) that can change size together."""
-    shapes = [tuple(tensor.shape) for tensor in flat]
+    shapes = [tuple(tensor.shape) for tensor in tensors]
     done: set[tuple[int, int]] = set()
-    for i, tensor in enumerate(flat):
+    for i, tensor in enumerate(tensors):
         for d in range(tensor.dim()):
             if (i, d) in done or tensor.shape[d] < 2:
                 continue
@@ -163,16 +167,20 @@ def _groups(flat: list[torch.Tensor], accepts: Callable[[list[tuple[int, ...]]],
                     break
 
 
-def _changed(shapes: list[tuple[int, ...]], group: list[tuple[int, int]], size: int) -> list[tuple[int, ...]]:
+def _changed(shapes: list[Shape], group: Group, size: int) -> list[Shape]:
     return [tuple(size if (i, d) in group else old for d, old in enumerate(shape)) for i, shape in enumerate(shapes)]
 
 
-def _probe(model: nn.Module, inputs: list[Any]) -> Callable[[list[tuple[int, ...]]], bool] | None:
-    """A function that says whether the model accepts inputs of given shapes; None where it cannot run on fake tensors at all."""
+def _probe(model: nn.Module, inputs: list[Any]) -> Callable[[list[Shape]], bool] | None:
+    """A function that says whether the model accepts inputs of given shapes; None where it cannot run on fake tensors
+    at all.
+    """
     mode = fakes.new_mode()
-    state = {name: mode.from_tensor(value.detach()) for name, value in (*model.named_parameters(), *model.named_buffers())}
+    state: dict[str, torch.Tensor] = {
+        name: mode.from_tensor(value.detach()) for name, value in (*model.named_parameters(), *model.named_buffers())
+    }
 
-    def accepts(shapes: list[tuple[int, ...]]) -> bool:
+    def accepts(shapes: list[Shape]) -> bool:
         remaining = iter(shapes)
         with mode, fakes.quiet_logs(), torch.no_grad():
             empty = copy_tree(inputs, lambda t: torch.empty(next(remaining), dtype=t.dtype, device=_device(model, t)))
@@ -182,16 +190,14 @@ def _probe(model: nn.Module, inputs: list[Any]) -> Callable[[list[tuple[int, ...
                 return False
         return True
 
-    flat: list[tuple[int, ...]] = []
-    copy_tree(inputs, lambda t: (flat.append(tuple(t.shape)), t)[1])
-    return accepts if accepts(flat) else None
+    return accepts if accepts([tuple(tensor.shape) for tensor in flat(inputs)]) else None
 
 
 def _device(model: nn.Module, tensor: torch.Tensor) -> torch.device:
     return next((value.device for value in model.state_dict().values()), tensor.device)
 
 
-def _redrawn(inputs: list[Any], shapes: list[tuple[int, ...]], seed: int) -> list[Any]:
+def _redrawn(inputs: list[Any], shapes: list[Shape], seed: int) -> list[Any]:
     """Normal values for floating inputs, values that occur in the original for others."""
     generator = torch.Generator().manual_seed(seed)
     remaining = iter(shapes)

@@ -1,7 +1,7 @@
 """The candidate's process: loads a file, calls its `ModelNew` on inputs it is given, and sends back raw bytes.
 
-It holds no reference, no truth and no limit, so there is no verdict here to forge. It answers one JSON line per request on a pipe of
-its own; what the candidate prints goes to the log.
+It holds no reference, no truth and no limit, so there is no verdict here to forge. It answers one JSON line per request
+on a pipe of its own; what the candidate prints goes to the log.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from modelnew.check import tamper
-from modelnew.check.observe import Observer, copy_tree
+from modelnew.check.observe import Observer, checksum, copy_tree, flat, moved
 from modelnew.check.wire import Reader, Writer
 
 
@@ -49,7 +49,11 @@ class Server:
             return _raised("importing the file", error)
         cls = getattr(module, "ModelNew", None)
         if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
-            return {"error": "the file defines no class ModelNew(torch.nn.Module)", "text": "", "where": "importing the file"}
+            return {
+                "error": "the file defines no class ModelNew(torch.nn.Module)",
+                "text": "",
+                "where": "importing the file",
+            }
         args, kwargs = Reader(Path(request["folder"])).value(request["init"])
         torch.manual_seed(request["seed"])
         try:
@@ -59,7 +63,11 @@ class Server:
         except BaseException as error:
             return _raised("ModelNew()", error)
         self.observer = Observer(self.module)
-        return {"facts": tamper.changed_flags(flags), "keys": sorted(self.module.state_dict()), "covered": self._covered()}
+        return {
+            "facts": tamper.changed_flags(flags),
+            "keys": sorted(self.module.state_dict()),
+            "covered": self._covered(),
+        }
 
     def _covered(self) -> bool | None:
         covered = getattr(self.module, "covered", None)
@@ -75,17 +83,25 @@ class Server:
             return _raised("load_state_dict", error)
         return {}
 
+    def checksums(self, request: dict[str, Any]) -> dict[str, Any]:
+        """What tells whether the constructor made the parameters that the reference's makes."""
+        assert self.module is not None
+        state = self.module.state_dict()
+        return {"sums": {name: int(checksum(value)) for name, value in state.items() if torch.is_tensor(value)}}
+
     def call(self, request: dict[str, Any]) -> dict[str, Any]:
         """One call. `reuse`: the new bytes come to the addresses of the previous call's inputs."""
         assert self.observer is not None
         reader = Reader(Path(request["folder"]))
         given = reader.value(request["inputs"])
-        inputs = copy_tree(given, lambda tensor: _moved(tensor, self.device))
+        inputs = copy_tree(given, lambda tensor: moved(tensor, self.device))
         if request["reuse"]:
             inputs = _overwrite(self.held, inputs)
         self.held = inputs
         flags = tamper.flags()
-        answer = self.observer.call(inputs, seed=request["seed"], poison=request["poison"], training=request["training"])
+        answer = self.observer.call(
+            inputs, seed=request["seed"], poison=request["poison"], training=request["training"]
+        )
         if answer.error:
             return {"error": answer.error, "text": answer.error_text, "where": "the call"}
         facts = answer.facts + tamper.changed_flags(flags) + tamper.changed_functions(self.functions)
@@ -101,28 +117,16 @@ class Server:
             "kernels": answer.kernels,
         }
         if self.device.type != "cpu" or request["reuse"]:  # show the parent what became of the inputs
-            for ours, theirs in zip(_flat(inputs), _flat(given), strict=True):
+            for ours, theirs in zip(flat(inputs), flat(given), strict=True):
                 theirs.untyped_storage().copy_(ours.untyped_storage())
         return reply
 
 
-def _flat(tree: Any) -> list[torch.Tensor]:
-    found: list[torch.Tensor] = []
-    copy_tree(tree, lambda tensor: (found.append(tensor), tensor)[1])
-    return found
-
-
-def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """On `device` with the same strides and offset; the mapped tensor itself on the CPU."""
-    if device.type == "cpu":
-        return tensor
-    storage = tensor.untyped_storage().to(device)
-    return torch.empty(0, dtype=tensor.dtype, device=device).set_(storage, tensor.storage_offset(), tensor.shape, tensor.stride())
-
-
 def _overwrite(held: list[Any], new: list[Any]) -> list[Any]:
-    """New bytes under the old addresses, through another alias of the storage, so that not even the version counter tells."""
-    for old, fresh in zip(_flat(held), _flat(new), strict=True):
+    """New bytes under the old addresses, through another alias of the storage, so that not even the version counter
+    tells.
+    """
+    for old, fresh in zip(flat(held), flat(new), strict=True):
         old.untyped_storage().copy_(fresh.untyped_storage())
     return held
 
@@ -135,7 +139,7 @@ def _raised(where: str, error: BaseException) -> dict[str, Any]:
 def serve(requests: IO[str], replies: IO[str]) -> None:
     """Until the requests end."""
     server = Server()
-    handlers = {"load": server.load, "state": server.state, "call": server.call}
+    handlers = {"load": server.load, "state": server.state, "checksums": server.checksums, "call": server.call}
     replies.write("{}\n")
     replies.flush()
     for line in requests:

@@ -4,40 +4,26 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from modelnew import memory, reference as reference_file
+from modelnew import memory
+from modelnew import reference as reference_file
+from modelnew.check import larger as larger_sizes
 from modelnew.check import sizes
-from modelnew.check.generators import Generator, Substitute
+from modelnew.check.inputs import FileInputs
 from modelnew.check.judge import Judge, conclude
-from modelnew.check.process import Candidate, Died
+from modelnew.check.larger import Larger
+from modelnew.check.process import Candidate, DiedError, Limits
 from modelnew.check.report import CaseResult, Report
 from modelnew.check.truth import Reference
 from modelnew.errors import CheckError
 from modelnew.problem import Problem
 from modelnew.targets import dtype_named
-
-CALL_SECONDS = 60.0
-
-
-class _FileInputs:
-    """`get_inputs()` with the random functions inside it substituted."""
-
-    def __init__(self, problem: Problem, dtype: str | None) -> None:
-        self.problem = problem
-        self.dtype = dtype
-
-    def inputs(self, generator: Generator, seed: int) -> list[Any] | None:
-        if generator.fill is None:
-            return self.problem.inputs(dtype=self.dtype, seed=seed)
-        mode = Substitute(generator.fill, seed)
-        with mode:
-            found = self.problem.inputs(dtype=self.dtype, seed=seed)
-        return found if mode.used else None
 
 
 def check_file(
@@ -48,15 +34,19 @@ def check_file(
     dtype: str | None = None,
     seed: int | None = None,
     memory_limit: int | None = None,
+    time_limit: float | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Report:
     """Judges the `ModelNew` of `candidate` against the problem's `Model`.
 
     device, dtype: where and in what both run; None keeps the file's dtypes. seed: repeats a check; None draws one.
     memory_limit: bytes that the candidate's process may take; None: what is free, less a reserve.
-    Raises CheckError where the check cannot be carried out, ReferenceFileError where the reference does not run.
+    time_limit: seconds that it may take to be imported, and for each call; None: 600 for what may build kernels, 60 for
+    other calls. Raises CheckError where the check cannot be carried out, ReferenceFileError where the reference does
+    not run.
     """
-    return check_files(problem, [candidate], device=device, dtype=dtype, seed=seed, memory_limit=memory_limit, progress=progress)[0]
+    options: dict[str, Any] = {"memory_limit": memory_limit, "time_limit": time_limit, "progress": progress}
+    return check_files(problem, [candidate], device=device, dtype=dtype, seed=seed, **options)[0]
 
 
 def check_files(
@@ -67,6 +57,7 @@ def check_files(
     dtype: str | None = None,
     seed: int | None = None,
     memory_limit: int | None = None,
+    time_limit: float | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[Report]:
     """`check_file` for several candidates, which share the reference's answers."""
@@ -81,7 +72,9 @@ def check_files(
     first = judge.evaluation(judge.cases[0])
     if first.error:
         raise CheckError(f"the reference raises {first.error}", doing="checking", on=str(problem.path))
-    return [_one(path, judge, reduced, device, dtype, limit, progress) for path in candidates]
+    larger = larger_sizes.make(problem, reduced.larger, device, dtype, judge.call_seed, progress)
+    task = _Task(judge, reduced, larger, Limits(limit, time_limit), device, dtype, progress)
+    return [task.report(path) for path in candidates]
 
 
 def _judge(problem: Problem, device: str, dtype: str | None, seed: int, progress: Callable[[str], None]) -> Judge:
@@ -89,43 +82,89 @@ def _judge(problem: Problem, device: str, dtype: str | None, seed: int, progress
         return problem.model(device=device, dtype=wanted, seed=seed)
 
     reference = Reference(make, device=torch.device(device), dtype=dtype_named(dtype), seed=seed)
-    return Judge(reference, _FileInputs(problem, dtype), seed=seed, progress=progress)
+    return Judge(reference, FileInputs(problem, dtype), seed=seed, progress=progress)
 
 
-def _one(
-    path: Path, judge: Judge, reduced: sizes.Reduced, device: str, dtype: str | None, limit: int, progress: Callable[[str], None]
-) -> Report:
-    started = time.monotonic()
-    problem = reduced.problem
-    results: list[CaseResult] = []
-    kernels: dict[str, int] = {}
-    progress(f"starting {path.name}")
-    runner = Candidate(path, device=device, memory_limit=limit, call_seconds=CALL_SECONDS)
-    try:
+@dataclass(frozen=True)
+class _Task:
+    """What all candidates of one call share."""
+
+    judge: Judge
+    reduced: sizes.Reduced
+    larger: Larger | str | None
+    limits: Limits
+    device: str
+    dtype: str | None
+    progress: Callable[[str], None]
+
+    def report(self, path: Path) -> Report:
+        """Judges one candidate."""
+        started = time.monotonic()
+        kernels: dict[str, int] = {}
+        results = self._results(path, kernels, self._cases)
+        if isinstance(self.larger, Larger) and not any(case.outcome == "rejected" for case in results):
+            self.progress(f"candidate: {larger_sizes.NAME}")
+            results += self._results(path, kernels, self._larger)
+        return conclude(
+            self.judge,
+            tuple(results),
+            candidate=str(path),
+            reference=str(self.judge_problem.path),
+            started=started,
+            sizes=self.reduced.sizes,
+            notes=_size_notes(self.reduced, self.larger),
+            kernels=kernels,
+        )
+
+    @property
+    def judge_problem(self) -> Problem:
+        return self.reduced.problem
+
+    def _results(
+        self, path: Path, kernels: dict[str, int], work: Callable[[Candidate], Iterator[CaseResult]]
+    ) -> list[CaseResult]:
+        """What `work` finds with a process of its own; the end of that process is a finding too."""
+        results: list[CaseResult] = []
+        runner = Candidate(path, device=torch.device(self.device), limits=self.limits)
+        try:
+            for result in work(runner):
+                results.append(result)
+        except DiedError as died:
+            results.append(CaseResult("the process", "crashes, hangs, memory without end", "rejected", f"it {died}"))
+        finally:
+            for name, count in runner.kernels.items():
+                kernels[name] = kernels.get(name, 0) + count
+            runner.close()
+        return results
+
+    def _cases(self, runner: Candidate) -> Iterator[CaseResult]:
+        problem = self.judge_problem
         args, kwargs = reference_file.constructor_arguments(problem.path, problem.module)
-        loaded = runner.load(args, kwargs, dtype_named(dtype), judge.call_seed)
+        loaded = runner.load(args, kwargs, dtype_named(self.dtype), self.judge.call_seed)
         if loaded.error or loaded.facts:
             reason = f"it raises {loaded.error}" if loaded.error else f"{loaded.facts[0]} by importing the file"
-            results.append(CaseResult("loading", "files that do not run", "rejected", reason, detail=loaded.error_text))
-        else:
-            for result in judge.judge(runner):
-                results.append(result)
-    except Died as died:
-        results.append(CaseResult("the process", "crashes, hangs, memory without end", "rejected", f"it {died}"))
-    finally:
-        kernels = dict(runner.kernels)
-        runner.close()
-    notes = _size_notes(reduced)
-    return conclude(
-        judge, tuple(results), candidate=str(path), reference=str(problem.path), started=started, sizes=reduced.sizes, notes=notes,
-        kernels=kernels,
-    )  # fmt: skip
+            yield CaseResult("loading", "files that do not run", "rejected", reason, detail=loaded.error_text)
+            return
+        yield from self.judge.judge(runner)
+
+    def _larger(self, runner: Candidate) -> Iterator[CaseResult]:
+        assert isinstance(self.larger, Larger)
+        yield self.larger.judge(runner)
 
 
-def _size_notes(reduced: sizes.Reduced) -> tuple[str, ...]:
+def _size_notes(reduced: sizes.Reduced, larger: Larger | str | None) -> tuple[str, ...]:
+    """At which sizes the verdict was found, and what that leaves open."""
     if not reduced.sizes:
         return ()
-    text = ", ".join(f"{name}={value}" for name, value in reduced.sizes.items())
-    if reduced.same_parameters:
-        return (f"judged at {text}",)
-    return (f"judged at {text}, which changes the parameters' shapes: kernels made for the full shapes were not exercised",)
+    notes = [f"judged at {_text(reduced.sizes)}"]
+    if not reduced.same_parameters:
+        notes[0] += ", which changes the shapes of the parameters: kernels made for the full shapes do not run there"
+    if isinstance(larger, Larger):
+        notes.append("one case at " + (_text(larger.sizes) or "the file's own sizes"))
+    elif larger:
+        notes.append(f"no case at larger sizes: {larger}")
+    return tuple(notes)
+
+
+def _text(values: dict[str, int]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())

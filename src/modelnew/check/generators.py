@@ -1,6 +1,7 @@
 """Other inputs than the file's own: the random functions inside `get_inputs()` are substituted while it runs.
 
-So an input keeps its shape, dtype and whatever `get_inputs()` does with it afterwards, but its values come from another distribution.
+So an input keeps its shape, dtype and whatever `get_inputs()` does with it afterwards, but its values come from another
+distribution.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def _one_hot(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor
 
 GENERATORS = (
     Generator("shipped", "anything, on the inputs the file makes", None),
-    Generator("normal", "work skipped because the shipped inputs have one sign, answers kept from other inputs", _normal()),
+    Generator(
+        "normal", "work skipped because the shipped inputs have one sign, answers kept from other inputs", _normal()
+    ),
     Generator("wide", "wrong saturation, overflow in exponentials", _normal(8.0)),
     Generator("small", "errors hidden by an absolute tolerance, flushed small values", _normal(1e-3)),
     Generator("integers", "wrong indices, halos and tails, without any tolerance", _integers, integral=True),
@@ -62,7 +65,9 @@ _IN_PLACE = {torch.Tensor.uniform_, torch.Tensor.normal_}
 
 
 class Substitute(TorchFunctionMode):
-    """While it is on, torch's uniform and normal random functions give `fill`'s values. `used` tells whether any was called."""
+    """While it is on, torch's uniform and normal random functions give `fill`'s values. `used` tells whether any was
+    called.
+    """
 
     def __init__(self, fill: Fill, seed: int) -> None:
         super().__init__()
@@ -92,8 +97,8 @@ def _fill_into(target: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
 
 def redraw(state: Mapping[str, torch.Tensor], seed: int, integral: bool = False) -> dict[str, torch.Tensor]:
-    """New values for parameters and running statistics, of the same scale: a candidate that ignores a weight of 1 or a bias of 0
-    is right only until they are trained.
+    """New values for parameters and running statistics, of the same scale: a candidate that ignores a weight of 1 or a
+    bias of 0 is right only until they are trained.
 
     state: a state_dict. Buffers other than running statistics (masks, tables, counters) keep their values.
     """

@@ -16,7 +16,8 @@ from modelnew.check.generators import GENERATORS, Generator, redraw
 from modelnew.check.observe import Answer, same
 from modelnew.check.report import CaseResult, Report, case_of, headline
 from modelnew.check.truth import Evaluation, Reference
-from modelnew.check.verdict import Truth, compare, rms
+from modelnew.check.verdict import compare, rms
+from modelnew.targets import dtype_text
 
 MOVES = 1e-4  # relative change of the output below which the inputs do not matter
 
@@ -74,11 +75,28 @@ class Judge:
         base = normal if normal is not None else shipped
         base_case = "normal" if normal is not None else ""
         if _mode_matters(self.reference.module):
-            yield Case("other mode", "kernels that fold what only holds in one mode", base, "redrawn", not self.training)
+            yield Case(
+                "other mode", "kernels that fold what only holds in one mode", base, "redrawn", not self.training
+            )
         for name, inputs in makers.resized(self.reference.module, base, draw.getrandbits(62)):
-            yield Case(name, "sizes built into the code, tails, empty blocks", inputs, "redrawn", self.training, may_refuse=True)
+            yield Case(
+                name,
+                "sizes built into the code, tails, empty blocks",
+                inputs,
+                "redrawn",
+                self.training,
+                may_refuse=True,
+            )
         for name, inputs in makers.layouts(base):
-            yield Case(name, "strides and alignment that the code takes for granted", inputs, "redrawn", self.training, True, base_case)
+            yield Case(
+                name,
+                "strides and alignment that the code takes for granted",
+                inputs,
+                "redrawn",
+                self.training,
+                True,
+                base_case,
+            )
         if (spread := makers.expanded(base)) is not None:
             yield Case("expanded rows", "strides of 0", spread, "redrawn", self.training, may_refuse=True)
         special = makers.with_specials(base, draw.getrandbits(62))
@@ -110,13 +128,15 @@ class Judge:
             if case.state != loaded:
                 answer = candidate.load_state(self.states[case.state])
                 if answer.error:
-                    yield CaseResult(case.name, case.catches, "rejected", f"the parameters cannot be loaded: {answer.error}")
+                    yield CaseResult(
+                        case.name, case.catches, "rejected", f"the parameters cannot be loaded: {answer.error}"
+                    )
                     return
                 loaded = case.state
             self.progress(f"candidate: {case.name}")
             answer = candidate.call(case.inputs, seed=self.call_seed, poison=True, training=case.training)
             evaluation = self.evaluation(case)
-            yield self.result(case, evaluation, answer)
+            yield result(case, evaluation, answer, self.states[case.state])
             if case.name == "shipped" and not answer.error:
                 first = case, answer
             loaded = "" if answer.state or evaluation.answer.state else loaded  # it was changed by the call
@@ -129,7 +149,9 @@ class Judge:
         expected = self.evaluation(case)
         candidate.load_state(self.states[case.state])
         again = candidate.call(case.inputs, seed=self.call_seed, poison=False, training=case.training)
-        yield self._repeated("again, other memory", "results left in memory, races, answers that wear out", case, expected, first, again)
+        yield self._repeated(
+            "again, other memory", "results left in memory, races, answers that wear out", case, expected, first, again
+        )
         if other is not None:
             candidate.load_state(self.states[other.state])
             candidate.call(case.inputs, seed=self.call_seed, poison=True, training=other.training)
@@ -137,47 +159,54 @@ class Judge:
             moved = candidate.call(other.inputs, seed=self.call_seed, poison=True, training=other.training, reuse=True)
             catches = "answers remembered by address or version"
             renamed = Case("new values, same address", catches, other.inputs, other.state, other.training)
-            yield self.result(renamed, self.evaluation(other), moved)
+            yield result(renamed, self.evaluation(other), moved, self.states[other.state])
 
-    def _repeated(self, name: str, catches: str, case: Case, expected: Evaluation, first: Answer, again: Answer) -> CaseResult:
-        result = self.result(Case(name, catches, case.inputs, case.state, case.training), expected, again)
-        if result.outcome == "accepted" and any(not same(first.leaves[key], again.leaves[key]) for key in first.leaves):
-            return CaseResult(**{**vars(result), "detail": "not the same bits twice"})
-        return result
-
-    def result(self, case: Case, evaluation: Evaluation, answer: Answer) -> CaseResult:
-        """The verdict on one answer."""
-
-        def verdict(outcome: Any, reason: str, detail: str = "") -> CaseResult:
-            return CaseResult(case.name, case.catches, outcome, reason, detail=detail)
-
-        if evaluation.error:
-            return verdict("skipped", f"the reference itself raises {_short(evaluation.error)}")
-        if answer.error:
-            return verdict("refused" if case.may_refuse else "rejected", f"it raises {_short(answer.error)}", answer.error_text)
-        if answer.structure != evaluation.answer.structure:
-            return verdict("rejected", f"it returns {answer.structure}, the reference {evaluation.answer.structure}")
-        for name, leaf in answer.leaves.items():
-            if why := _mismatch(name, leaf, answer, evaluation.answer):
-                return verdict("rejected", why)
-        if facts := [fact for fact in answer.facts if fact not in evaluation.facts]:
-            return verdict("rejected", facts[0])
-        extra = [name for name in answer.state if name not in evaluation.answer.state]
-        if extra:
-            return verdict("rejected", f"the call changes {extra[0]}, which the reference leaves as it is")
-        comparisons = [
-            compare(self._value(name, truth, case, answer).to(truth.exact.device), truth) for name, truth in evaluation.truths.items()
-        ]
-        return case_of(case.name, case.catches, comparisons) if comparisons else verdict("accepted", "")
-
-    def _value(self, name: str, truth: Truth, case: Case, answer: Answer) -> torch.Tensor:
-        if not name.startswith("state "):
-            return answer.leaves[name]
-        key = name[len("state ") :]
-        return answer.state.get(key, self.states[case.state][key])
+    def _repeated(
+        self, name: str, catches: str, case: Case, expected: Evaluation, first: Answer, again: Answer
+    ) -> CaseResult:
+        renamed = Case(name, catches, case.inputs, case.state, case.training)
+        found = result(renamed, expected, again, self.states[case.state])
+        if found.outcome == "accepted" and any(not same(first.leaves[key], again.leaves[key]) for key in first.leaves):
+            return CaseResult(**{**vars(found), "detail": "not the same bits twice"})
+        return found
 
 
 _GENERATED = {generator.name for generator in GENERATORS}
+
+
+def result(case: Case, evaluation: Evaluation, answer: Answer, state: Mapping[str, torch.Tensor]) -> CaseResult:
+    """The verdict on one answer. state: the parameters and buffers before the call."""
+
+    def verdict(outcome: Any, reason: str, detail: str = "") -> CaseResult:
+        return CaseResult(case.name, case.catches, outcome, reason, detail=detail)
+
+    if evaluation.error:
+        return verdict("skipped", f"the reference itself raises {_short(evaluation.error)}")
+    if answer.error:
+        return verdict(
+            "refused" if case.may_refuse else "rejected", f"it raises {_short(answer.error)}", answer.error_text
+        )
+    if answer.structure != evaluation.answer.structure:
+        return verdict("rejected", f"it returns {answer.structure}, the reference {evaluation.answer.structure}")
+    for name, leaf in answer.leaves.items():
+        if why := _mismatch(name, leaf, answer, evaluation.answer):
+            return verdict("rejected", why)
+    if facts := [fact for fact in answer.facts if fact not in evaluation.facts]:
+        return verdict("rejected", facts[0])
+    extra = [name for name in answer.state if name not in evaluation.answer.state]
+    if extra:
+        return verdict("rejected", f"the call changes {extra[0]}, which the reference leaves as it is")
+    comparisons = [
+        compare(_value(name, answer, state).to(truth.exact.device), truth) for name, truth in evaluation.truths.items()
+    ]
+    return case_of(case.name, case.catches, comparisons) if comparisons else verdict("accepted", "")
+
+
+def _value(name: str, answer: Answer, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    if not name.startswith("state "):
+        return answer.leaves[name]
+    key = name[len("state ") :]
+    return answer.state[key] if key in answer.state else state[key]
 
 
 def _moves(values: list[torch.Tensor]) -> bool:
@@ -193,7 +222,12 @@ def _moves(values: list[torch.Tensor]) -> bool:
 
 
 def _mode_matters(module: nn.Module) -> bool:
-    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.RNNBase, nn.modules.instancenorm._InstanceNorm)
+    kinds = (
+        nn.modules.batchnorm._BatchNorm,
+        nn.modules.dropout._DropoutNd,
+        nn.RNNBase,
+        nn.modules.instancenorm._InstanceNorm,
+    )
     return any(isinstance(part, kinds) for part in module.modules())
 
 
@@ -204,11 +238,12 @@ def _mismatch(name: str, leaf: torch.Tensor, answer: Answer, expected: Answer) -
     if leaf.shape != wanted.shape:
         return f"{name} has shape {tuple(leaf.shape)}, the reference's {tuple(wanted.shape)}"
     if leaf.dtype != wanted.dtype:
-        return f"{name} is {str(leaf.dtype).removeprefix('torch.')}, the reference's {str(wanted.dtype).removeprefix('torch.')}"
+        return f"{name} is {dtype_text(leaf.dtype)}, the reference's {dtype_text(wanted.dtype)}"
     if answer.devices[name] != expected.devices[name]:
         return f"{name} is on {answer.devices[name]}, the reference's on {expected.devices[name]}"
     if _dense(leaf, expected.strides[name]) and not _dense(leaf, answer.strides[name]):
-        return f"{name} has strides {answer.strides[name]}, the reference's {expected.strides[name]}: view() on it would fail"
+        strides = f"{answer.strides[name]}, the reference's {expected.strides[name]}"
+        return f"{name} has strides {strides}: view() on it would fail"
     return ""
 
 
@@ -227,9 +262,16 @@ def _short(error: str) -> str:
 
 
 def conclude(
-    judge: Judge, results: tuple[CaseResult, ...], *, candidate: str, reference: str, started: float, sizes: dict[str, int],
-    notes: tuple[str, ...] = (), kernels: dict[str, int] | None = None,
-) -> Report:  # fmt: skip
+    judge: Judge,
+    results: tuple[CaseResult, ...],
+    *,
+    candidate: str,
+    reference: str,
+    started: float,
+    sizes: dict[str, int],
+    notes: tuple[str, ...] = (),
+    kernels: dict[str, int] | None = None,
+) -> Report:
     """The report over all cases."""
     undecidable = ""
     accepted: bool | None = not any(case.outcome == "rejected" for case in results)
@@ -250,7 +292,7 @@ def conclude(
         accuracy_class="",
         seed=judge.seed,
         device=str(judge.reference.device),
-        dtype=str(judge.reference.dtype).removeprefix("torch."),
+        dtype=dtype_text(judge.reference.dtype),
         sizes=sizes,
         notes=(*notes, *judge.reference.notes),
         kernels=kernels or {},

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from modelnew.check.generators import Generator
+from modelnew.check.inputs import GivenInputs
 from modelnew.check.judge import Judge, conclude
-from modelnew.check.observe import Answer, Observer, copy_tree, launches, same, twin
+from modelnew.check.observe import Answer, Observer, copy_tree, flat, launches, moved, same, twin
 from modelnew.check.report import Report
 from modelnew.check.truth import Reference
 from modelnew.check.wide import tensors
@@ -38,10 +38,12 @@ class LiveCandidate:
             return Answer(error=f"{type(error).__name__}: {error}")
         return Answer()
 
-    def call(self, inputs: list[Any], *, seed: int, poison: bool, training: bool | None = None, reuse: bool = False) -> Answer:
-        given = copy_tree(inputs, lambda tensor: _placed(tensor, self.device))
+    def call(
+        self, inputs: list[Any], *, seed: int, poison: bool, training: bool | None = None, reuse: bool = False
+    ) -> Answer:
+        given = copy_tree(inputs, lambda tensor: moved(twin(tensor), self.device))
         if reuse:
-            for old, new in zip(tensors(self.held), tensors(given), strict=True):
+            for old, new in zip(flat(self.held), flat(given), strict=True):
                 old.untyped_storage().copy_(new.untyped_storage())
             given = self.held
         self.held = given
@@ -55,27 +57,6 @@ class LiveCandidate:
     def restore(self) -> None:
         self.module.load_state_dict(self._state)
         self.module.train(self._training)
-
-
-class _GivenInputs:
-    """The inputs a caller gave; other generators fill their floating tensors."""
-
-    def __init__(self, inputs: list[Any]) -> None:
-        self.given = inputs
-
-    def inputs(self, generator: Generator, seed: int) -> list[Any] | None:
-        fill = generator.fill
-        if fill is None:
-            return self.given
-        if not any(tensor.is_floating_point() for tensor in tensors(self.given)):
-            return None
-        source = torch.Generator().manual_seed(seed)
-
-        def one(tensor: torch.Tensor) -> torch.Tensor:
-            return fill(tuple(tensor.shape), source).to(tensor.dtype) if tensor.is_floating_point() else tensor
-
-        found: list[Any] = copy_tree(self.given, one)
-        return found
 
 
 def check_module(
@@ -104,11 +85,15 @@ def check_module(
         reference = Reference(lambda dtype: copy.deepcopy(model).to(dtype), device=device, dtype=None, seed=seed)
         if not list(model.state_dict()):
             reference.dtype = _coarsest(inputs, reference.dtype)
-        given = copy_tree(list(inputs), lambda tensor: twin(tensor).cpu() if tensor.device.type == "cpu" else tensor.cpu())
-        judge = Judge(reference, _GivenInputs(given), seed=seed, progress=progress)
+        given = copy_tree(
+            list(inputs), lambda tensor: twin(tensor).cpu() if tensor.device.type == "cpu" else tensor.cpu()
+        )
+        judge = Judge(reference, GivenInputs(given), seed=seed, progress=progress)
         first = judge.evaluation(judge.cases[0])
         if first.error:
-            raise CheckError(f"the model raises {first.error}", doing="checking", on=type(model).__name__, hint="Check its inputs.")
+            raise CheckError(
+                f"the model raises {first.error}", doing="checking", on=type(model).__name__, hint="Check its inputs."
+            )
         before = launches(candidate)
         results = tuple(judge.judge(runner))
         kernels = {name: count - before.get(name, 0) for name, count in launches(candidate).items()}
@@ -116,13 +101,14 @@ def check_module(
         runner.restore()
         torch.set_rng_state(random_state)
     return conclude(
-        judge, results, candidate=type(candidate).__name__, reference=type(model).__name__, started=started, sizes={}, kernels=kernels
+        judge,
+        results,
+        candidate=type(candidate).__name__,
+        reference=type(model).__name__,
+        started=started,
+        sizes={},
+        kernels=kernels,
     )
-
-
-def _placed(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    storage = tensor.untyped_storage().clone() if device.type == "cpu" else tensor.untyped_storage().to(device)
-    return torch.empty(0, dtype=tensor.dtype, device=device).set_(storage, tensor.storage_offset(), tensor.shape, tensor.stride())
 
 
 def _coarsest(inputs: Sequence[object], otherwise: torch.dtype) -> torch.dtype:

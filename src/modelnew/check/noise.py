@@ -1,11 +1,11 @@
 """Monte-Carlo arithmetic: a float64 run in which every op makes errors of the size that the working dtype makes.
 
-Several such runs around the float64 truth show how far an honest implementation may land from it: cancellation, long sums and
-steep functions widen the spread by themselves, so no tolerance per op is needed.
+Several such runs around the float64 truth show how far an honest implementation may land from it: cancellation, long
+sums and steep functions widen the spread by themselves, so no tolerance per op is needed.
 
 - Floating inputs and outputs of an op that rounds are multiplied by 1 + 2u·U(-1, 1), u the unit roundoff.
-- Ops that add K terms also get u·sqrt(K)/3 · op(|inputs|) · N(0, 1): what a sequential sum in the compute dtype legitimately loses,
-  which PyTorch's own error (cascade sums) does not show.
+- Ops that add K terms also get u·sqrt(K)/3 · op(|inputs|) · N(0, 1): what a sequential sum in the compute dtype
+  legitimately loses, which PyTorch's own error (cascade sums) does not show.
 """
 
 from __future__ import annotations
@@ -25,15 +25,18 @@ UNIT = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-1
 
 # Ops that return some of their operands' values, or small integers: they round nothing.
 EXACT = frozenset(
-    """clone copy cat stack index index_select gather embedding where relu abs neg sign maximum minimum max min amax amin argmax argmin
-    topk sort eq ne lt le gt ge logical_and logical_or logical_not logical_xor floor ceil round trunc clamp clamp_min clamp_max hardtanh
-    threshold constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d flip roll repeat tril triu
-    max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices fill zero full ones zeros empty full_like ones_like zeros_like
-    empty_like new_empty new_zeros new_ones new_full arange scalar_tensor eye masked_fill scatter index_put slice_scatter select_scatter
-    _to_copy isnan isinf isfinite bitwise_and bitwise_or bitwise_not bitwise_xor any all nonzero unfold one_hot _local_scalar_dense
-    upsample_nearest1d upsample_nearest2d upsample_nearest3d median kthvalue searchsorted bucketize diagonal_copy expand_copy
-    _unsafe_view _reshape_copy lift_fresh_copy fmax fmin unique_consecutive _unique2 nan_to_num channel_shuffle pixel_shuffle
-    native_dropout repeat_interleave""".split()
+    """
+    clone copy cat stack index index_select gather embedding where relu abs neg sign maximum minimum max min amax
+    amin argmax argmin topk sort eq ne lt le gt ge logical_and logical_or logical_not logical_xor floor ceil round
+    trunc clamp clamp_min clamp_max hardtanh threshold constant_pad_nd reflection_pad1d reflection_pad2d
+    replication_pad1d replication_pad2d flip roll repeat tril triu max_pool1d_with_indices max_pool2d_with_indices
+    max_pool3d_with_indices fill zero full ones zeros empty full_like ones_like zeros_like empty_like new_empty
+    new_zeros new_ones new_full arange scalar_tensor eye masked_fill scatter index_put slice_scatter select_scatter
+    _to_copy isnan isinf isfinite bitwise_and bitwise_or bitwise_not bitwise_xor any all nonzero unfold one_hot
+    _local_scalar_dense upsample_nearest1d upsample_nearest2d upsample_nearest3d median kthvalue searchsorted
+    bucketize diagonal_copy expand_copy _unsafe_view _reshape_copy lift_fresh_copy fmax fmin unique_consecutive
+    _unique2 nan_to_num channel_shuffle pixel_shuffle native_dropout repeat_interleave
+    """.split()
 )
 # Sums and products of their inputs: exact on small integers, in any order.
 MULTILINEAR = frozenset("add sub mul rsub mm addmm bmm baddbmm mv addmv dot convolution sum cumsum square".split())
@@ -71,7 +74,9 @@ def op_name(func: Any) -> str:
 
 
 class Pool:
-    """Random numbers drawn once and reused at random offsets: drawing fresh ones for every op would cost more than the ops."""
+    """Random numbers drawn once and reused at random offsets: drawing fresh ones for every op would cost more than the
+    ops.
+    """
 
     SIZE = (1 << 20) + 7
 
@@ -118,7 +123,9 @@ class Noise(Wide):
 
     @property
     def integral(self) -> bool:
-        """Whether whole numbers in give exact whole numbers out in the working dtype, whatever the order of summation."""
+        """Whether whole numbers in give exact whole numbers out in the working dtype, whatever the order of
+        summation.
+        """
         return self.multilinear and self.largest < 1 / self.store_unit
 
     def jitter(self, value: torch.Tensor, unit: float) -> torch.Tensor:
@@ -204,7 +211,9 @@ def _magnitude(func: Any, name: str, args: Any, kwargs: Any, out: torch.Tensor) 
     return torch.matmul(a.abs(), b.abs()).mul_(abs(kwargs.get("alpha", 1))), a.shape[-1]
 
 
-def _variance(x: torch.Tensor, dim: Any = None, *, correction: float | None = None, keepdim: bool = False) -> torch.Tensor:
+def _variance(
+    x: torch.Tensor, dim: Any = None, *, correction: float | None = None, keepdim: bool = False
+) -> torch.Tensor:
     return _variance_mean(x, dim, correction=correction, keepdim=keepdim)[0]
 
 
@@ -220,7 +229,9 @@ def _variance_mean(
     return variance, (mean if keepdim else mean.reshape(variance.shape))
 
 
-def _deviation(x: torch.Tensor, dim: Any = None, *, correction: float | None = None, keepdim: bool = False) -> torch.Tensor:
+def _deviation(
+    x: torch.Tensor, dim: Any = None, *, correction: float | None = None, keepdim: bool = False
+) -> torch.Tensor:
     return _variance(x, dim, correction=correction, keepdim=keepdim).sqrt()
 
 
@@ -228,7 +239,9 @@ OWN: dict[Any, Callable[..., Any]] = {
     aten.var.correction: _variance,
     aten.std.correction: _deviation,
     aten.var_mean.correction: _variance_mean,
-    aten.linalg_vector_norm.default: lambda x, order=2, dim=None, keepdim=False, dtype=None: _vector_norm(x, order, dim, keepdim),
+    aten.linalg_vector_norm.default: lambda x, order=2, dim=None, keepdim=False, dtype=None: _vector_norm(
+        x, order, dim, keepdim
+    ),
 }
 
 
@@ -239,11 +252,12 @@ def _vector_norm(x: torch.Tensor, order: float, dim: Any, keepdim: bool) -> torc
     if order == 1:
         return x.abs().sum(dims, keepdim=keepdim)
     if order in (0.0, math.inf, -math.inf):
-        return torch.ops.aten.amax(x.abs(), dims, keepdim) if order == math.inf else _rare_norm(x, order, dims, keepdim)
-    return x.abs().pow(order).sum(dims, keepdim=keepdim).pow(1 / order)
+        return torch.amax(x.abs(), dims, keepdim) if order == math.inf else _rare_norm(x, order, dims, keepdim)
+    total: torch.Tensor = x.abs().pow(order).sum(dims, keepdim=keepdim)
+    return total.pow(1 / order)
 
 
 def _rare_norm(x: torch.Tensor, order: float, dims: list[int], keepdim: bool) -> torch.Tensor:
     if order == 0:
         return (x != 0).to(x.dtype).sum(dims, keepdim=keepdim)
-    return torch.ops.aten.amin(x.abs(), dims, keepdim)
+    return torch.amin(x.abs(), dims, keepdim)

@@ -1,7 +1,7 @@
 """One call of a module, and everything about the call that is not the values of its outputs.
 
-The same code looks at the reference and at the candidate, so what the reference itself does (return its input, update a buffer) is
-allowed to the candidate too.
+The same code looks at the reference and at the candidate, so what the reference itself does (return its input, update a
+buffer) is allowed to the candidate too.
 """
 
 from __future__ import annotations
@@ -15,18 +15,21 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import deterministic
 
 from modelnew.check.wide import tensors
+
+LARGE = 1 << 22  # elements of a parameter above which changes are found by checksum
 
 
 @dataclass
 class Answer:
     """What came of one call.
 
-    leaves: name → output tensor, dense, with its strides as the module returned them in `strides`. structure: the nesting of the output.
-    facts: things a module should not do, in words, such as "output shares memory with input 0". state: entries of the state_dict that
-    the call changed. kernels: launches by kernel name where the module counts them. error: what it raised, error_text: with the place.
+    leaves: name → output tensor, dense, with its strides as the module returned them in `strides`. structure: the
+    nesting of the output.
+    facts: things a module should not do, in words, such as "output shares memory with input 0". state: entries of the
+    state_dict that the call changed. kernels: launches by kernel name where the module counts them. error: what it
+    raised, error_text: with the place.
     """
 
     leaves: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -47,15 +50,18 @@ class Observer:
         self.module = module
         self.previous: list[torch.Tensor] = []
 
-    def call(self, inputs: list[Any], *, seed: int, poison: bool, training: bool | None = None, modes: Any = None) -> Answer:
+    def call(
+        self, inputs: list[Any], *, seed: int, poison: bool, training: bool | None = None, modes: Any = None
+    ) -> Answer:
         """`module(*inputs)` under no_grad after seeding; nothing it raises comes out.
 
-        poison: fresh memory from PyTorch's allocator is filled with nan, so that an element nobody writes cannot be right by luck.
+        poison: fresh memory from PyTorch's allocator is filled with nan, so that an element nobody writes cannot be
+        right by luck.
         """
         answer = Answer()
         if training is not None:
             self.module.train(training)
-        before = {name: value.clone() for name, value in self._state().items()}
+        before = {name: snapshot(value) for name, value in self._state().items()}
         launched = launches(self.module)
         torch.manual_seed(seed)
         random_state = torch.get_rng_state()
@@ -77,9 +83,13 @@ class Observer:
             answer.strides[name] = tuple(value.stride())
             answer.devices[name] = str(value.device.type)
         answer.state = {
-            name: value.detach().clone() for name, value in self._state().items() if name in before and not same(before[name], value)
+            name: value.detach().clone()
+            for name, value in self._state().items()
+            if name in before and not same(before[name], snapshot(value))
         }
-        answer.kernels = {name: n - launched.get(name, 0) for name, n in launches(self.module).items() if n > launched.get(name, 0)}
+        answer.kernels = {
+            name: n - launched.get(name, 0) for name, n in launches(self.module).items() if n > launched.get(name, 0)
+        }
         return answer
 
     def _state(self) -> dict[str, torch.Tensor]:
@@ -94,34 +104,53 @@ class Observer:
                 facts.append(f"{name} is a {type(value).__name__}, not a plain tensor")
             elif value.layout == torch.strided and value.numel() and not value.untyped_storage().data_ptr():
                 facts.append(f"{name} has no memory behind it")
-            facts += [f"{name} shares memory with {other}" for other, tensor in others.items() if _overlap(value, tensor)]
+            facts += [
+                f"{name} shares memory with {other}" for other, tensor in others.items() if _overlap(value, tensor)
+            ]
             if any(_overlap(value, old) for old in self.previous):
                 facts.append(f"{name} reuses the memory of the previous call's output")
         return facts
 
     def still_the_same(self, leaves: Mapping[str, torch.Tensor]) -> bool:
-        """Whether the outputs of the last call, which the caller still holds, have the bytes they were returned with."""
+        """Whether the outputs of the last call, which the caller still holds, have the bytes they were returned
+        with.
+        """
         return all(same(now.detach(), then) for now, then in zip(self.previous, leaves.values(), strict=True))
 
 
 @contextlib.contextmanager
 def _poisoned(on: bool) -> Iterator[None]:
     was_on, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = deterministic.fill_uninitialized_memory
+    filled = torch._C._get_deterministic_fill_uninitialized_memory()
     if on:
         torch.use_deterministic_algorithms(True, warn_only=True)
-        deterministic.fill_uninitialized_memory = True
+        torch._C._set_deterministic_fill_uninitialized_memory(True)
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(was_on, warn_only=warned)
-        deterministic.fill_uninitialized_memory = filled
+        torch._C._set_deterministic_fill_uninitialized_memory(filled)
 
 
 def _synchronize(inputs: list[Any]) -> None:
     """An error of a kernel belongs to the call that launched it."""
     for device in {tensor.device for tensor in tensors(inputs) if tensor.device.type == "cuda"}:
         torch.cuda.synchronize(device)
+
+
+def snapshot(value: torch.Tensor) -> torch.Tensor:
+    """What tells a change of `value` later: a copy, or a checksum of one that is too large to be kept twice."""
+    return value.detach().clone() if value.numel() <= LARGE else checksum(value)
+
+
+def checksum(value: torch.Tensor) -> torch.Tensor:
+    """A number that depends on every bit of `value` and, by blocks, on the order; int64, 0-d, on the CPU."""
+    flat = value.detach().contiguous().view(-1).view(torch.uint8)
+    words = flat[: flat.numel() // 4 * 4].view(torch.int32)
+    total = torch.tensor(value.numel(), dtype=torch.int64)
+    for block in (*words.split(LARGE), flat[words.numel() * 4 :]):
+        total = total * 31 + block.sum(dtype=torch.int64).cpu()  # wraps around, which is as good
+    return total
 
 
 def launches(module: nn.Module) -> dict[str, int]:
@@ -131,11 +160,15 @@ def launches(module: nn.Module) -> dict[str, int]:
 
 
 def flatten(value: Any, name: str = "output") -> tuple[dict[str, torch.Tensor], str]:
-    """The tensors of an output by name, and its nesting in words. Numbers become 0-d tensors; other leaves are part of the nesting."""
+    """The tensors of an output by name, and its nesting in words. Numbers become 0-d tensors; other leaves are part of
+    the nesting.
+    """
     if isinstance(value, torch.Tensor):
         return {name: value}, "tensor"
     if isinstance(value, (bool, int, float)):
-        return {name: torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)}, type(value).__name__
+        return {name: torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)}, type(
+            value
+        ).__name__
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -195,9 +228,28 @@ def copy_tree(value: Any, convert: Callable[[torch.Tensor], torch.Tensor]) -> An
     return one(value)
 
 
+def flat(value: Any) -> list[torch.Tensor]:
+    """The different tensors of a tree, in order."""
+    found: list[torch.Tensor] = []
+
+    def one(tensor: torch.Tensor) -> torch.Tensor:
+        found.append(tensor)
+        return tensor
+
+    copy_tree(value, one)
+    return found
+
+
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A copy on `device` with the same strides and offset; the tensor itself where it is there already."""
+    return tensor if tensor.device == device else _with_storage(tensor, tensor.untyped_storage().to(device=device))
+
+
 def twin(tensor: torch.Tensor) -> torch.Tensor:
     """A copy with the same strides and the same offset into a storage of its own."""
-    storage = tensor.detach().untyped_storage().clone()
-    return torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(
-        storage, tensor.storage_offset(), tensor.shape, tensor.stride()
-    )
+    return _with_storage(tensor, tensor.detach().untyped_storage().clone())
+
+
+def _with_storage(like: torch.Tensor, storage: torch.UntypedStorage) -> torch.Tensor:
+    empty = torch.empty(0, dtype=like.dtype, device=storage.device)
+    return empty.set_(storage, like.storage_offset(), like.shape, like.stride())

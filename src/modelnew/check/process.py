@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,33 @@ from modelnew.runtime.cache import cache_dir
 
 START_SECONDS = 120.0
 BUILD_SECONDS = 600.0  # importing, and the first call, which may build kernels
+CALL_SECONDS = 60.0
 POLL_SECONDS = 0.05
-KEPT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "CUDA_VISIBLE_DEVICES", "CXX", "CC", "OMP_NUM_THREADS")
+KEPT = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "CUDA_HOME",
+    "CUDA_PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "CXX",
+    "CC",
+    "OMP_NUM_THREADS",
+)
 
 
-class Died(Exception):
+@dataclass(frozen=True)
+class Limits:
+    """memory: bytes of private memory of the process and its children. seconds: for every answer; None: as long as
+    builds take.
+    """
+
+    memory: int
+    seconds: float | None = None
+
+
+class DiedError(Exception):
     """The candidate's process ended or was ended; the text says why."""
 
 
@@ -75,7 +98,7 @@ class Child:
         return folder
 
     def ask(self, request: Mapping[str, Any], seconds: float, doing: str) -> dict[str, Any]:
-        """The reply. Raises Died where there is none within `seconds`."""
+        """The reply. Raises DiedError where there is none within `seconds`."""
         data = (json.dumps(request) + "\n").encode()
         try:
             while data:
@@ -95,27 +118,29 @@ class Child:
                 self._unread += data
             elif time.monotonic() > end:
                 self.close(keep=True)
-                raise Died(f"no answer after {seconds:.0f} s while {doing}")
+                raise DiedError(f"no answer after {seconds:.0f} s while {doing}")
             elif (used := private_memory(self.process.pid)) > self.memory_limit:
                 self.close(keep=True)
-                raise Died(f"took {used / 1e9:.1f} GB of memory while {doing} (limit {self.memory_limit / 1e9:.1f} GB)")
+                raise DiedError(
+                    f"took {used / 1e9:.1f} GB of memory while {doing} (limit {self.memory_limit / 1e9:.1f} GB)"
+                )
         line, self._unread = self._unread.split(b"\n", 1)
         try:
             reply = json.loads(line)
         except ValueError:
             reply = None
         if not isinstance(reply, dict):
-            raise Died(f"sent something that is no answer while {doing}")
+            raise DiedError(f"sent something that is no answer while {doing}")
         return reply
 
     def _buried(self, doing: str) -> None:
         try:
             code = self.process.wait(5)
         except subprocess.TimeoutExpired:
-            raise Died(f"closed its pipe while {doing}") from None
+            raise DiedError(f"closed its pipe while {doing}") from None
         if code < 0:
-            raise Died(f"crashed with {signal.Signals(-code).name} while {doing}{self._last_words()}")
-        raise Died(f"ended the process (exit code {code}) while {doing}{self._last_words()}")
+            raise DiedError(f"crashed with {signal.Signals(-code).name} while {doing}{self._last_words()}")
+        raise DiedError(f"ended the process (exit code {code}) while {doing}{self._last_words()}")
 
     def _last_words(self) -> str:
         with contextlib.suppress(OSError):
@@ -191,14 +216,15 @@ def private_memory(leader: int) -> int:
 
 
 class Candidate:
-    """A candidate file in a process of its own. Methods return an Answer, whose `error` is set where the candidate raised; they raise
-    Died where the process is gone."""
+    """A candidate file in a process of its own. Methods return an Answer, whose `error` is set where the candidate
+    raised; they raise DiedError where the process is gone."""
 
-    def __init__(self, path: Path, *, device: str, memory_limit: int, call_seconds: float) -> None:
+    def __init__(self, path: Path, *, device: torch.device, limits: Limits) -> None:
         self.path = path.resolve()
         self.device = device
-        self.call_seconds = call_seconds
-        self.child = Child(memory_limit, torch.get_num_threads())
+        self.build_seconds = limits.seconds or BUILD_SECONDS
+        self.call_seconds = limits.seconds or CALL_SECONDS
+        self.child = Child(limits.memory, torch.get_num_threads())
         self.keys: list[str] = []
         self.covered: bool | None = None
         self.kernels: dict[str, int] = {}
@@ -212,10 +238,15 @@ class Candidate:
         except WireError as error:
             raise CheckError(str(error), doing="handing over the constructor's arguments", on=str(self.path)) from None
         request = {
-            "do": "load", "path": str(self.path), "folder": str(folder), "init": init, "device": self.device, "seed": seed,
+            "do": "load",
+            "path": str(self.path),
+            "folder": str(folder),
+            "init": init,
+            "device": str(self.device),
+            "seed": seed,
             "dtype": Writer(folder).describe(dtype),
-        }  # fmt: skip
-        reply = self.child.ask(request, BUILD_SECONDS, "importing the file and making ModelNew")
+        }
+        reply = self.child.ask(request, self.build_seconds, "importing the file and making ModelNew")
         answer = _answer(reply)
         self.keys = [str(key) for key in reply.get("keys", [])]
         self.covered = reply.get("covered")
@@ -225,19 +256,32 @@ class Candidate:
         folder = self.child.folder()
         described = Writer(folder).describe({name: value.cpu() for name, value in state.items()})
         request = {"do": "state", "folder": str(folder), "state": described}
-        answer = _answer(self.child.ask(request, BUILD_SECONDS, "loading parameters"))
+        answer = _answer(self.child.ask(request, self.build_seconds, "loading parameters"))
         shutil.rmtree(folder, ignore_errors=True)
         return answer
 
-    def call(self, inputs: list[Any], *, seed: int, poison: bool, training: bool | None = None, reuse: bool = False) -> Answer:
+    def checksums(self) -> dict[str, int]:
+        """Checksums of the parameters and buffers as the constructor made them."""
+        sums = self.child.ask({"do": "checksums"}, self.build_seconds, "reading parameters").get("sums", {})
+        return {str(name): int(value) for name, value in sums.items()}
+
+    def call(
+        self, inputs: list[Any], *, seed: int, poison: bool, training: bool | None = None, reuse: bool = False
+    ) -> Answer:
         """One call; what it did to its inputs is among the facts."""
         folder, out = self.child.folder(), self.child.folder()
         cpu_inputs = inputs
         request = {
-            "do": "call", "folder": str(folder), "inputs": Writer(folder).describe(cpu_inputs), "out": str(out), "seed": seed,
-            "poison": poison, "training": training, "reuse": reuse,
-        }  # fmt: skip
-        seconds = self.call_seconds if self._called else BUILD_SECONDS + self.call_seconds
+            "do": "call",
+            "folder": str(folder),
+            "inputs": Writer(folder).describe(cpu_inputs),
+            "out": str(out),
+            "seed": seed,
+            "poison": poison,
+            "training": training,
+            "reuse": reuse,
+        }
+        seconds = self.call_seconds if self._called else self.build_seconds
         reply = self.child.ask(request, seconds, "the call")
         self._called = True
         answer = _answer(reply)
@@ -247,9 +291,11 @@ class Candidate:
             reader = Reader(out)
             try:
                 answer.leaves = {str(name): reader.value(described) for name, described in reply["leaves"].items()}
-                answer.state = {str(name): reader.value(described).clone() for name, described in reply["state"].items()}
+                answer.state = {
+                    str(name): reader.value(described).clone() for name, described in reply["state"].items()
+                }
             except (WireError, OSError, KeyError, TypeError, ValueError) as error:
-                raise Died(f"sent outputs that do not fit together: {error}") from None
+                raise DiedError(f"sent outputs that do not fit together: {error}") from None
             answer.facts += _changed_inputs(folder, inputs)
         shutil.rmtree(folder, ignore_errors=True)  # what is mapped stays until it is let go
         shutil.rmtree(out, ignore_errors=True)

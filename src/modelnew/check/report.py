@@ -18,9 +18,10 @@ Outcome = Literal["accepted", "rejected", "refused", "undecided", "skipped"]
 class CaseResult:
     """One case. `catches` says what it is there to bring to light.
 
-    outcome: accepted, rejected, refused (the candidate raised an error on inputs that it need not take), undecided (the reference
-    cannot be judged on these inputs), skipped (the case does not apply, `reason` says why).
-    r: rms error over the noise of honest arithmetic (accepted up to 8). rmax: the worst element over its own noise (up to 300).
+    outcome: accepted, rejected, refused (the candidate raised an error on inputs that it need not take), undecided (the
+    reference cannot be judged on these inputs), skipped (the case does not apply, `reason` says why).
+    r: rms error over the noise of honest arithmetic (accepted up to 8). rmax: the worst element over its own noise (up
+    to 300).
     error, eager_error: rms deviations of the candidate and of eager from the float64 truth.
     """
 
@@ -44,8 +45,10 @@ class CaseResult:
 class Report:
     """The verdict on one candidate.
 
-    accepted: None where it could not be judged; `headline` says why. accuracy_class: the precision that the errors look like.
-    sizes: the constants at which it was judged where they are not the file's own. notes: what a reader must know beside the cases.
+    accepted: None where it could not be judged; `headline` says why. accuracy_class: the precision that the errors look
+    like.
+    sizes: the constants at which it was judged where they are not the file's own. notes: what a reader must know beside
+    the cases.
     """
 
     candidate: str
@@ -132,7 +135,11 @@ def headline(cases: tuple[CaseResult, ...], accepted: bool | None, undecidable: 
     if not accepted:
         bad = next(case for case in cases if case.outcome == "rejected")
         values = f" ({place(bad.worst)})" if bad.worst is not None else ""
-        return f"rejected: {bad.reason} in case {bad.name!r}{values}" if not values else f"rejected: wrong for {bad.name}{values}"
+        return (
+            f"rejected: {bad.reason} in case {bad.name!r}{values}"
+            if not values
+            else f"rejected: wrong for {bad.name}{values}"
+        )
     judged = [case for case in cases if case.outcome == "accepted"]
     ratios = [case.error / case.eager_error for case in judged if case.eager_error > 0]
     refused = sum(case.outcome == "refused" for case in cases)
@@ -149,6 +156,14 @@ def case_of(name: str, catches: str, comparisons: list[Comparison]) -> CaseResul
     pick = bad or unsure or max(comparisons, key=lambda item: item.r)
     outcome: Outcome = "rejected" if bad else ("undecided" if unsure else "accepted")
     return CaseResult(
-        name, catches, outcome, pick.reason or pick.undecided, pick.r, pick.rmax, pick.error, pick.eager_error, pick.name,
+        name,
+        catches,
+        outcome,
+        pick.reason or pick.undecided,
+        pick.r,
+        pick.rmax,
+        pick.error,
+        pick.eager_error,
+        pick.name,
         pick.worst,
-    )  # fmt: skip
+    )

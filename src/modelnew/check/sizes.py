@@ -1,11 +1,12 @@
 """Sizes at which a reference can be judged in seconds.
 
-The truth costs some ten evaluations in float64 per case. Constants that leave the parameters as they are come first: a candidate whose
-kernels are made for its parameters' shapes then still runs them.
+The truth costs some ten evaluations in float64 per case. Constants that leave the parameters as they are come first: a
+candidate whose kernels are made for its parameters' shapes then still runs them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +20,10 @@ from modelnew.check.wide import tensors
 from modelnew.errors import ModelnewError
 from modelnew.problem import Problem
 
-ELEMENTS = 600_000  # read and written by all ops of one forward
+ELEMENTS = 600_000  # read and written by all ops of one forward, in a case of some twenty
 FLOPS = 200_000_000
+ELEMENTS_ONCE = 12_000_000  # the same, in the one case at larger sizes
+FLOPS_ONCE = 20_000_000_000
 SMALLEST = 4  # no constant is reduced below it
 MOST_STEPS = 40
 
@@ -33,24 +36,27 @@ class Work:
     flops: int
     parameters: tuple[tuple[int, ...], ...]
 
-    @property
     def fits(self) -> bool:
+        """For every case."""
         return self.elements <= ELEMENTS and self.flops <= FLOPS
 
-    @property
-    def excess(self) -> float:
-        return max(self.elements / ELEMENTS, self.flops / FLOPS)
+    def fits_once(self) -> bool:
+        """For one case. Parameters are made float64 in pieces, so their size does not count."""
+        parameters = sum(math.prod(shape) for shape in self.parameters)
+        return self.elements - 4 * parameters <= ELEMENTS_ONCE and self.flops <= FLOPS_ONCE
 
 
 class _Count(TorchDispatchMode):
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.elements = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if not func.is_view:
-            operands = [t for arg in args for t in (tensors(arg) if isinstance(arg, (torch.Tensor, list, tuple)) else ())]
+            operands = [
+                t for arg in args for t in (tensors(arg) if isinstance(arg, (torch.Tensor, list, tuple)) else ())
+            ]
             self.elements += sum(t.numel() for t in operands) + sum(t.numel() for t in tensors(out))
         return out
 
@@ -68,33 +74,46 @@ def measure(problem: Problem, device: str, dtype: str | None) -> Work:
 
 @dataclass(frozen=True)
 class Reduced:
-    """problem: with reduced constants. sizes: those that were changed. same_parameters: their shapes are the file's own."""
+    """problem: with reduced constants. sizes: those that were changed. same_parameters: their shapes are the file's
+    own.
+
+    larger: sizes with the parameters at their full shapes, as large as one case allows; None where `sizes` are that.
+    """
 
     problem: Problem
     sizes: dict[str, int]
     same_parameters: bool
+    larger: dict[str, int] | None = None
 
 
 def reduce(problem: Problem, device: str, dtype: str | None, progress: Callable[[str], None]) -> Reduced:
     """The problem at sizes whose work fits; as it is where it fits already."""
-    work = _try(problem, {}, device, dtype)
-    if work is None or work[1].fits:
+    found = _try(problem, {}, device, dtype)
+    if found is None or found[1].fits():
         return Reduced(problem, {}, True)
     progress("finding sizes that can be judged")
-    full = work[1]
-    sizes: dict[str, int] = {}
-    current = full
+    full = found[1]
     kept, rest = _split(problem, full, device, dtype)
+    shrink = _Shrink(problem, device, dtype)
+    sizes: dict[str, int] = {}
+    work = full
     for group in [*([name] for name in kept), rest]:
-        if not current.fits and group:
-            current = _shrink(problem, sizes, group, current, device, dtype)
+        work = shrink(sizes, group, work, Work.fits)
+    same_parameters = work.parameters == full.parameters
+    larger: dict[str, int] = {}
+    work = full
+    for name in kept:
+        work = shrink(larger, [name], work, Work.fits_once)
     reduced = Problem.load(problem.path, {**problem.overrides, **sizes})
-    return Reduced(reduced, sizes, current.parameters == full.parameters)
+    return Reduced(reduced, sizes, same_parameters, None if larger == sizes else larger)
 
 
 def _split(problem: Problem, full: Work, device: str, dtype: str | None) -> tuple[list[str], list[str]]:
-    """The constants whose reduction lowers the work: those that leave the parameters alone, in the file's order, and the others."""
-    kept, rest = [], []
+    """The constants whose reduction lowers the work: those that leave the parameters alone, in the file's order, and
+    the others.
+    """
+    kept: list[str] = []
+    rest: list[str] = []
     for name, value in problem.constants.items():
         if not isinstance(value, int) or isinstance(value, bool) or value <= SMALLEST:
             continue
@@ -106,24 +125,37 @@ def _split(problem: Problem, full: Work, device: str, dtype: str | None) -> tupl
     return kept, rest
 
 
-def _shrink(problem: Problem, sizes: dict[str, int], names: list[str], work: Work, device: str, dtype: str | None) -> Work:
-    """Halves the named constants together until the work fits; `sizes` keeps what was accepted."""
-    for _ in range(MOST_STEPS):
-        values = {name: sizes.get(name, problem.constants[name]) for name in names}
-        trial = {name: _lower(value) for name, value in values.items() if isinstance(value, int) and value > SMALLEST}
-        if work.fits or not trial:
-            break
-        found = _try(problem, {**sizes, **trial}, device, dtype)
-        if found is None and len(trial) > 1:  # one of them may be a kernel size or a stride: drop those that fail alone
-            names = [name for name in names if name in trial and _try(problem, {**sizes, name: trial[name]}, device, dtype)]
-            if not names:
+@dataclass(frozen=True)
+class _Shrink:
+    """Halves constants together until the work fits."""
+
+    problem: Problem
+    device: str
+    dtype: str | None
+
+    def __call__(self, sizes: dict[str, int], names: list[str], work: Work, fits: Callable[[Work], bool]) -> Work:
+        """The work at the end; `sizes` takes what was accepted."""
+        for _ in range(MOST_STEPS):
+            values = {name: sizes.get(name, self.problem.constants[name]) for name in names}
+            trial = {
+                name: _lower(value) for name, value in values.items() if isinstance(value, int) and value > SMALLEST
+            }
+            if fits(work) or not trial:
                 break
-            continue
-        if found is None:
-            break
-        sizes.update(trial)
-        work = found[1]
-    return work
+            found = self._try(sizes | trial)
+            if (
+                found is None and len(trial) > 1
+            ):  # one of them may be a kernel's size or a stride: drop what fails alone
+                names = [name for name in names if name in trial and self._try({**sizes, name: trial[name]})]
+                continue
+            if found is None:
+                break
+            sizes.update(trial)
+            work = found[1]
+        return work
+
+    def _try(self, sizes: dict[str, int]) -> tuple[Problem, Work] | None:
+        return _try(self.problem, sizes, self.device, self.dtype)
 
 
 def _lower(value: int) -> int:

@@ -1,4 +1,6 @@
-"""What a candidate must leave alone in the process: the functions that measure and compare, and PyTorch's global settings."""
+"""What a candidate must leave alone in the process: the functions that measure and compare, and PyTorch's global
+settings.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def functions() -> dict[str, Any]:
 
 
 def changed_functions(before: dict[str, Any]) -> list[str]:
-    return [f"{name} is replaced" for name, function in functions().items() if _inner(function) is not _inner(before[name])]
+    return [
+        f"{name} is replaced" for name, function in functions().items() if _inner(function) is not _inner(before[name])
+    ]
 
 
 def _inner(function: Any) -> Any:
@@ -53,7 +57,9 @@ def _ours_to_trust(function: Any) -> bool:
 
 
 def flags() -> dict[str, Any]:
-    """Global settings that change what other code computes. (`cudnn.benchmark` only chooses among algorithms: not here.)"""
+    """Global settings that change what other code computes. (`cudnn.benchmark` only chooses among algorithms: not
+    here.)
+    """
     return {
         "the default dtype": torch.get_default_dtype(),
         "the number of threads": torch.get_num_threads(),
@@ -67,7 +73,9 @@ def flags() -> dict[str, Any]:
 
 
 def _read(get: Callable[[], Any]) -> Any:
-    """PyTorch refuses to read a precision through the old names once it was set through the new ones: that is a change too."""
+    """PyTorch refuses to read a precision through the old names once it was set through the new ones: that is a change
+    too.
+    """
     try:
         return get()
     except RuntimeError:

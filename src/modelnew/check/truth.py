@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,14 +11,27 @@ from typing import Any
 import torch
 from torch import nn
 
+from modelnew.check.gradients import WithGradients
 from modelnew.check.noise import UNIT, Noise, Pool
-from modelnew.check.observe import Answer, Observer, copy_tree, flatten, same, twin
+from modelnew.check.observe import Answer, Observer, checksum, copy_tree, flatten, moved, same, twin
 from modelnew.check.verdict import Truth
 from modelnew.check.wide import NARROW, Draws, Recorder, Wide, tensors
 
 RUNS = 5  # of Monte-Carlo arithmetic
+STATE = "state "  # before the names of parameters and buffers that a call changes
 
 Make = Callable[[torch.dtype | None], nn.Module]  # dtype → a fresh module on the device; None: as the file makes it
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a run of the reference depends on. draws: what eager drew, to be drawn again. names: results to return."""
+
+    inputs: list[Any]
+    state: Mapping[str, torch.Tensor]
+    training: bool
+    draws: Draws
+    names: tuple[str, ...]
 
 
 @dataclass
@@ -28,56 +42,100 @@ class Evaluation:
     answer: Answer = field(default_factory=Answer)
     facts: frozenset[str] = frozenset()
     error: str = ""
-    random: bool = False
+    setting: Setting | None = None
 
 
 class Reference:
     """A model to compare with.
 
-    make: builds it, on `device`; called once in the working dtype and once in float64. wide_parameters: False where float64 copies of the
-    parameters do not fit in memory: they are then widened as they are used.
+    make: builds it, on `device`; called once in the working dtype and once in float64. product_unit: unit roundoff of
+    the inputs of products where less than the dtype's own precision is allowed. wide_parameters: False where float64
+    copies of the parameters do not fit in memory: they are then widened as they are used.
     """
 
-    def __init__(self, make: Make, *, device: torch.device, dtype: torch.dtype | None, seed: int, wide_parameters: bool = True) -> None:
+    def __init__(
+        self,
+        make: Make,
+        *,
+        device: torch.device,
+        dtype: torch.dtype | None,
+        seed: int,
+        product_unit: float = 0.0,
+        wide_parameters: bool = True,
+        runs: int = RUNS,
+    ) -> None:
         self.device = device
-        self.observer = Observer(make(dtype))
-        self.module = self.observer.module
-        self.wide = make(torch.float64) if wide_parameters else self.module
+        self.runs = runs
+        self.product_unit = product_unit
+        self.module = make(dtype)
+        self.observer = Observer(self.module)
+        self.wide = make(torch.float64) if wide_parameters else self.module  # what runs in float64
         self.pool = Pool(seed, device)
         self.notes: list[str] = []
         self.dtype = dtype or _dtype_of(self.module)
 
+    def with_gradients(self) -> Reference:
+        """The same reference, whose answer is its outputs' gradients."""
+        other = copy.copy(self)
+        other.module, other.wide = WithGradients(self.module), WithGradients(self.wide)
+        other.observer = Observer(other.module)
+        return other
+
     def state(self) -> dict[str, torch.Tensor]:
         """The parameters and buffers as the reference makes them."""
-        return {name: value.detach().clone() for name, value in self.module.state_dict().items()}
+        return {name: value.detach().clone() for name, value in self._state().items()}
+
+    def buffers(self) -> dict[str, torch.Tensor]:
+        """The part of the state that a forward may change."""
+        names = {name for name, _ in self.module.named_buffers()}
+        return {name: value.detach().clone() for name, value in self._state().items() if name in names}
+
+    def checksums(self) -> dict[str, int]:
+        """What tells whether another module has the same parameters and buffers."""
+        return {name: int(checksum(value)) for name, value in self._state().items()}
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        return {name: value for name, value in self.module.state_dict().items() if isinstance(value, torch.Tensor)}
 
     def evaluate(
-        self, inputs: list[Any], state: Mapping[str, torch.Tensor], *, seed: int, training: bool, like: Evaluation | None = None
+        self,
+        inputs: list[Any],
+        state: Mapping[str, torch.Tensor],
+        *,
+        seed: int,
+        training: bool,
+        like: Evaluation | None = None,
     ) -> Evaluation:
         """Everything about these inputs (CPU tensors) with these parameters.
 
         like: the evaluation of the same values in other memory, whose truth and noise hold here too.
         """
-        inputs = copy_tree(inputs, lambda tensor: _placed(tensor, self.device))
+        inputs = copy_tree(inputs, lambda tensor: moved(tensor, self.device))
         draws = Draws()
         answer = self._eager(inputs, state, seed, training, draws)
         if answer.error:
             return Evaluation(error=answer.error)
-        names = [*answer.leaves, *(f"state {name}" for name in answer.state)]
-        eager = answer.leaves | {f"state {name}": value for name, value in answer.state.items()}
-        if like is not None and set(names) == set(like.truths):
+        eager = answer.leaves | {STATE + name: value for name, value in answer.state.items()}
+        setting = Setting(inputs, state, training, draws, tuple(eager))
+        if like is not None and set(eager) == set(like.truths):
             truths = {name: replace(truth, eager=eager[name]) for name, truth in like.truths.items()}
-            return Evaluation(truths, answer, frozenset(answer.facts), random=like.random)
-        exact = self._exact(inputs, state, training, draws, names, answer)
-        noisy, integral = self._noisy(inputs, state, training, draws, names, RUNS if exact is not None else 0)
-        truths = {
-            name: _truth(name, eager[name], None if exact is None else exact[name], [run[name] for run in noisy], integral)
-            for name in names
-        }
-        return Evaluation(truths, answer, frozenset(answer.facts), random=bool(draws.recorded))
+        else:
+            truths = self._truths(setting, eager)
+        return Evaluation(truths, answer, frozenset(answer.facts), setting=setting)
 
-    def _eager(self, inputs: list[Any], state: Mapping[str, torch.Tensor], seed: int, training: bool, draws: Draws) -> Answer:
-        self.module.load_state_dict(dict(state))
+    def _truths(self, setting: Setting, eager: Mapping[str, torch.Tensor]) -> dict[str, Truth]:
+        exact = self._exact(setting, eager)
+        noisy, integral = self._noisy(setting) if exact is not None else ([], False)
+        unit = max(UNIT[self.dtype], self.product_unit)
+        return {
+            name: _truth(name, value, exact and exact[name], [run[name] for run in noisy], integral, unit)
+            for name, value in eager.items()
+        }
+
+    def _eager(
+        self, inputs: list[Any], state: Mapping[str, torch.Tensor], seed: int, training: bool, draws: Draws
+    ) -> Answer:
+        put(self.module, state)
         copies = copy_tree(inputs, twin)
         with _full_precision():
             answer = self.observer.call(copies, seed=seed, poison=False, training=training, modes=Recorder(draws))
@@ -87,48 +145,69 @@ class Reference:
         self.observer.previous = []
         return answer
 
-    def _exact(
-        self, inputs: list[Any], state: Mapping[str, torch.Tensor], training: bool, draws: Draws, names: list[str], answer: Answer
-    ) -> dict[str, torch.Tensor] | None:
+    def _exact(self, setting: Setting, eager: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
         try:
-            found = self._run(inputs, state, training, Wide(draws.rewind()), names)
-            if any(found[name].shape != leaf.shape for name, leaf in answer.leaves.items()):
+            found = self.run(setting, Wide(setting.draws.rewind()))
+            if any(found[name].shape != leaf.shape for name, leaf in eager.items()):
                 raise RuntimeError("the float64 run returns other shapes")
         except Exception as error:
-            note = f"the reference does not run in float64 ({type(error).__name__}: {str(error).splitlines()[0][:120]}): eager stands in for the truth"
-            if note not in self.notes:
-                self.notes.append(note)
+            self._note("the reference does not run in float64", error, "eager stands in for the truth")
             return None
         return found
 
-    def _noisy(
-        self, inputs: list[Any], state: Mapping[str, torch.Tensor], training: bool, draws: Draws, names: list[str], runs: int
-    ) -> tuple[list[dict[str, torch.Tensor]], bool]:
+    def _noisy(self, setting: Setting) -> tuple[list[dict[str, torch.Tensor]], bool]:
         magnitudes: dict[int, torch.Tensor] = {}
-        found, integral = [], True
-        for _ in range(runs):
-            mode = Noise(self.dtype, self.pool, magnitudes, draws.rewind())
-            found.append(self._run(inputs, state, training, mode, names))
-            integral = integral and mode.integral
-        return found, integral and bool(found)
+        found: list[dict[str, torch.Tensor]] = []
+        integral = self.runs > 0
+        try:
+            for _ in range(self.runs):
+                mode = Noise(self.dtype, self.pool, magnitudes, setting.draws.rewind(), self.product_unit)
+                found.append(self.run(setting, mode))
+                integral = integral and mode.integral
+        except Exception as error:
+            self._note("the noise cannot be measured", error, "the limits come from eager's own error alone")
+            return [], False
+        return found, integral
 
-    def _run(
-        self, inputs: list[Any], state: Mapping[str, torch.Tensor], training: bool, mode: Wide, names: list[str]
-    ) -> dict[str, torch.Tensor]:
-        """One float64 run: name → output or changed state."""
-        self.wide.load_state_dict(dict(state))
-        self.wide.train(training)
-        wide_inputs = copy_tree(inputs, lambda tensor: twin(tensor).to(torch.float64) if tensor.dtype in NARROW else twin(tensor))
+    def _note(self, what: str, error: Exception, consequence: str) -> None:
+        why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
+        note = f"{what} ({why}): {consequence}"
+        if note not in self.notes:
+            self.notes.append(note)
+
+    def run(self, setting: Setting, mode: Wide) -> dict[str, torch.Tensor]:
+        """One run in float64 under `mode`: name → output or changed state."""
+        put(self.wide, setting.state)
+        self.wide.train(setting.training)
+        wide_inputs = copy_tree(
+            setting.inputs, lambda tensor: twin(tensor).to(torch.float64) if tensor.dtype in NARROW else twin(tensor)
+        )
         with torch.no_grad(), _default_dtype(torch.float64), mode:
             result = self.wide(*wide_inputs)
         leaves, _ = flatten(result)
         after = self.wide.state_dict()
         return {
-            name: after[name[len("state ") :]].detach().clone() if name.startswith("state ") else leaves[name].detach() for name in names
+            name: after[name.removeprefix(STATE)].detach().clone() if name.startswith(STATE) else leaves[name].detach()
+            for name in setting.names
         }
 
 
-def _truth(name: str, eager: torch.Tensor, exact: torch.Tensor | None, runs: list[torch.Tensor], integral: bool) -> Truth:
+def put(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Sets the named parameters and buffers of `module` in place; the others stay as they are."""
+    own = module.state_dict()
+    with torch.no_grad():
+        for name, value in state.items():
+            own[name].copy_(value)
+
+
+def _truth(
+    name: str,
+    eager: torch.Tensor,
+    exact: torch.Tensor | None,
+    runs: list[torch.Tensor],
+    integral: bool,
+    unit: float,
+) -> Truth:
     if not eager.is_floating_point():
         exact = eager if exact is None or exact.is_floating_point() else exact
         unstable = eager != exact
@@ -141,14 +220,7 @@ def _truth(name: str, eager: torch.Tensor, exact: torch.Tensor | None, runs: lis
         deviation = run.to(torch.float64) - wide
         sigma += torch.where(deviation.isfinite(), deviation, torch.inf).square() / len(runs)
     sigma = torch.where(wide.isfinite(), sigma.sqrt(), torch.zeros_like(sigma))
-    return Truth(name, wide, eager, sigma, None, integral)
-
-
-def _placed(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    if device.type == "cpu":
-        return tensor
-    storage = tensor.untyped_storage().to(device)
-    return torch.empty(0, dtype=tensor.dtype, device=device).set_(storage, tensor.storage_offset(), tensor.shape, tensor.stride())
+    return Truth(name, wide, eager, sigma, None, integral, unit)
 
 
 def _dtype_of(module: nn.Module) -> torch.dtype:

@@ -1,14 +1,15 @@
 """The acceptance rule: is an answer within the noise that honest arithmetic makes around the float64 truth?
 
-There is no absolute or relative tolerance and no table per op. For a floating output, with t the truth, b eager's answer in the
-working dtype, sigma the rms deviation of the Monte-Carlo runs from t, and u the unit roundoff:
+There is no absolute or relative tolerance and no table per op. For a floating output, with t the truth, b eager's
+answer in the working dtype, sigma the rms deviation of the Monte-Carlo runs from t, and u the unit roundoff:
 
     E    = max(rms(sigma), rms(b - t), u/2 · rms(t))
     r    = rms(a - t) / E                                                   accepted up to 8
     rmax = max |a - t| / (sigma + |b - t| + E/10 + 2u|t|)                   accepted up to 300
     r of every slice along every dim                                        accepted up to 32
 
-Infinities and nan must be where the truth, or eager, has them. Integer and bool outputs must be equal wherever the runs agree.
+Infinities and nan must be where the truth, or eager, has them. Integer and bool outputs must be equal wherever the runs
+agree.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Truth:
     """One output of the reference.
 
     exact: float64 for a floating output, otherwise the reference's own integers or bools. eager: in the working dtype.
-    sigma: rms deviation of the noisy runs from `exact` (float64, inf where a run was not finite), or None where it is not floating.
+    sigma: rms deviation of the noisy runs from `exact` (float64, inf where a run was not finite), or None where it is
+    not floating.
     unstable: elements of a discrete output on which runs disagree. integral: the run did nothing but sums and products.
     """
 
@@ -43,6 +45,7 @@ class Truth:
     sigma: torch.Tensor | None
     unstable: torch.Tensor | None
     integral: bool = False
+    coarsest: float = 0.0  # unit roundoff of the coarsest arithmetic that is allowed
 
     @property
     def unit(self) -> float:
@@ -68,7 +71,11 @@ class Truth:
     def envelope(self) -> float:
         """E, over the steady elements."""
         assert self.sigma is not None
-        levels = rms(self.sigma, self.steady), rms(self.deviation, self.steady), self.unit / 2 * rms(self.exact, self.steady)
+        levels = (
+            rms(self.sigma, self.steady),
+            rms(self.deviation, self.steady),
+            self.unit / 2 * rms(self.exact, self.steady),
+        )
         return max(*levels, smallest(self.eager.dtype))
 
     @cached_property
@@ -95,7 +102,9 @@ class Worst:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How one output compares. `reason` is empty when it is accepted. `error`, `eager_error`: rms deviations from the truth."""
+    """How one output compares. `reason` is empty when it is accepted. `error`, `eager_error`: rms deviations from the
+    truth.
+    """
 
     name: str
     reason: str = ""
@@ -126,7 +135,8 @@ def compare(got: torch.Tensor, truth: Truth) -> Comparison:
     bad_class = _compare_classes(got, truth)
     if bad_class is not None:
         return bad_class
-    limit = min(0.03, NOISE_LIMIT * truth.unit / UNIT[torch.float32]) if truth.unit > UNIT[torch.float32] else NOISE_LIMIT
+    coarse = max(truth.unit, truth.coarsest) / UNIT[torch.float32]
+    limit = min(0.03, NOISE_LIMIT * coarse) if coarse > 1 else NOISE_LIMIT
     if (noise := truth.noise) > limit:
         return Comparison(truth.name, undecided=f"rounding alone moves the reference by {noise:.1%} of its own spread")
     return _compare_values(got, truth)
@@ -148,7 +158,11 @@ def _compare_discrete(got: torch.Tensor, truth: Truth) -> Comparison:
     share = float(truth.unstable.double().mean()) if got.numel() else 0.0
     count = int(wrong.sum())
     if count:
-        return Comparison(truth.name, reason=f"{count} of {got.numel()} values differ", worst=_worst(wrong.to(torch.uint8), got, truth))
+        return Comparison(
+            truth.name,
+            reason=f"{count} of {got.numel()} values differ",
+            worst=_worst(wrong.to(torch.uint8), got, truth),
+        )
     if share > UNSTABLE_LIMIT:
         return Comparison(truth.name, undecided=f"{share:.0%} of its values depend on rounding")
     return Comparison(truth.name)
@@ -160,7 +174,9 @@ def _kind(x: torch.Tensor) -> torch.Tensor:
 
 
 def _compare_classes(got: torch.Tensor, truth: Truth) -> Comparison | None:
-    """nan and infinities: where the truth has them, or where eager has them because the dtype is too narrow for the truth."""
+    """nan and infinities: where the truth has them, or where eager has them because the dtype is too narrow for the
+    truth.
+    """
     if bool(truth.finite.all()) and bool(got.isfinite().all()):
         return None
     kind, exact, eager = _kind(got), _kind(truth.exact), _kind(truth.eager)
@@ -205,8 +221,12 @@ def _compare_values(got: torch.Tensor, truth: Truth) -> Comparison:
     )
 
 
-def _slices(error: torch.Tensor, sigma: torch.Tensor, eager_error: torch.Tensor, t: torch.Tensor, scale: float, unit: float) -> str:
-    """One bad tile, row or channel in a large output moves the overall rms little: every slice along every dim is judged too."""
+def _slices(
+    error: torch.Tensor, sigma: torch.Tensor, eager_error: torch.Tensor, t: torch.Tensor, scale: float, unit: float
+) -> str:
+    """One bad tile, row or channel in a large output moves the overall rms little: every slice along every dim is
+    judged too.
+    """
     for dim in range(error.dim()):
         others = [d for d in range(error.dim()) if d != dim]
         if error.shape[dim] < 2 or not others or error.numel() == error.shape[dim]:

@@ -1,8 +1,8 @@
 """Running a model in float64, whatever dtype its parameters and constants have.
 
-A dispatch mode sees every ATen op that the model makes, after autocasts and composite ops are gone. Floating operands are
-widened when they are used, so a parameter that must stay fp32 for lack of memory, a constant that `forward` creates, or a lambda
-that kept the original sub-module still gives a float64 result.
+A dispatch mode sees every ATen op that the model makes, after autocasts and composite ops are gone. Floating operands
+are widened when they are used, so a parameter that must stay fp32 for lack of memory, a constant that `forward`
+creates, or a lambda that kept the original sub-module still gives a float64 result.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ CHUNK = 1 << 24  # elements of a matrix that are held in float64 at a time
 
 
 class Draws:
-    """The random numbers that a forward drew: recorded from eager, played back into float64 runs, so both see the same dropout."""
+    """The random numbers that a forward drew: recorded from eager, played back into float64 runs, so both see the same
+    dropout.
+    """
 
     def __init__(self) -> None:
         self.recorded: list[Any] = []
@@ -43,7 +45,9 @@ def is_random(func: Any) -> bool:
 def written(func: Any) -> set[int]:
     """Positions of the arguments that `func` writes to."""
     return {
-        i for i, argument in enumerate(func._schema.arguments) if argument.alias_info is not None and argument.alias_info.is_write
+        i
+        for i, argument in enumerate(func._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
     }
 
 
@@ -51,7 +55,7 @@ class Recorder(TorchDispatchMode):
     """Records what the random ops of a run return."""
 
     def __init__(self, draws: Draws) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.draws = draws
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -76,7 +80,7 @@ class Wide(TorchDispatchMode):
     """Every op in float64."""
 
     def __init__(self, draws: Draws | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.draws = draws
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

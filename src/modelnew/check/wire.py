@@ -1,7 +1,8 @@
 """Tensors that cross between two processes: one file of raw bytes per storage, and a description that is plain JSON.
 
-Nothing is unpickled, so what the candidate's process sends back is only ever data. The receiver maps the files: both processes see
-the same bytes, which is how a write into an input is noticed, and how new bytes come to an address that the candidate has seen.
+Nothing is unpickled, so what the candidate's process sends back is only ever data. The receiver maps the files: both
+processes see the same bytes, which is how a write into an input is noticed, and how new bytes come to an address that
+the candidate has seen.
 """
 
 from __future__ import annotations
@@ -15,10 +16,18 @@ import torch
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
-        torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8,
+        torch.float64,
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+        torch.int64,
+        torch.int32,
+        torch.int16,
+        torch.int8,
+        torch.uint8,
         torch.bool,
     )
-}  # fmt: skip
+}
 
 
 class WireError(ValueError):
@@ -33,7 +42,9 @@ class Writer:
         self.files: dict[int, str] = {}
 
     def describe(self, value: Any) -> Any:
-        """The description of `value`: None, bools, numbers, text, dtypes, tensors, and lists, tuples and dicts of them."""
+        """The description of `value`: None, bools, numbers, text, dtypes, tensors, and lists, tuples and dicts of
+        them.
+        """
         if isinstance(value, torch.Tensor):
             return self._tensor(value)
         if value is None or isinstance(value, (bool, int, str)):
@@ -57,7 +68,9 @@ class Writer:
         key = storage._cdata
         if key not in self.files:
             self.files[key] = f"{len(self.files)}.bin"
-            write_bytes(self.folder / self.files[key], torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage))
+            write_bytes(
+                self.folder / self.files[key], torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
+            )
         return {
             "tensor": self.files[key],
             "dtype": name,
@@ -79,7 +92,11 @@ def write_bytes(path: Path, data: torch.Tensor) -> None:
 def read_bytes(path: Path, shared: bool = True) -> torch.Tensor:
     """The file as a 1-d uint8 tensor that maps it."""
     size = path.stat().st_size
-    return torch.from_file(str(path), shared=shared, size=size, dtype=torch.uint8) if size else torch.empty(0, dtype=torch.uint8)
+    return (
+        torch.from_file(str(path), shared=shared, size=size, dtype=torch.uint8)
+        if size
+        else torch.empty(0, dtype=torch.uint8)
+    )
 
 
 class Reader:
@@ -112,7 +129,11 @@ class Reader:
         if name not in self.storages:
             self.storages[name] = read_bytes(self.folder / name)
         base = self.storages[name]
-        last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True)) + 1 if math.prod(shape) else 0
+        last = (
+            offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True)) + 1
+            if math.prod(shape)
+            else 0
+        )
         if min([offset, *shape, *stride], default=0) < 0 or last * _DTYPES[dtype].itemsize > base.numel():
             raise WireError(f"a tensor of shape {shape} does not fit its {base.numel()} bytes")
         return torch.empty(0, dtype=_DTYPES[dtype]).set_(base.untyped_storage(), offset, shape, stride)

@@ -40,9 +40,8 @@ class Captured:
     """A module's forward as a graph.
 
     `state` maps placeholders to attribute paths of the module ("linear.weight"), `constants` to tensors made inside forward.
-    `mutations` are (attribute path or argument path, node): what forward writes back when it is done. `returns` mirrors the
-    structure that forward returns, its leaves being nodes, numbers or None. `sizes` names the open sizes: symbol →
-    (placeholder, dim).
+    `written_back` says of each output of the graph which attribute or argument it is written to, None for what forward returns.
+    `sizes` names the open sizes: symbol → (placeholder, dim).
     """
 
     graph: fx.Graph
@@ -50,10 +49,26 @@ class Captured:
     args_spec: pytree.TreeSpec
     state: dict[fx.Node, str]
     constants: dict[fx.Node, torch.Tensor]
-    mutations: tuple[tuple[str, fx.Node], ...]
-    returns: Any
+    written_back: tuple[str | None, ...]
+    returns_spec: pytree.TreeSpec
     sizes: dict[str, tuple[fx.Node, int]]
     working: torch.dtype | None  # the floating dtype of the inputs and parameters, None where there are none
+
+    @property
+    def mutations(self) -> list[tuple[str, fx.Node]]:
+        """(attribute path or argument path, node): what forward writes back when it is done."""
+        return [(path, node) for path, node in zip(self.written_back, self._outputs, strict=True) if path is not None]
+
+    @property
+    def returns(self) -> Any:
+        """The structure that forward returns, its leaves being nodes, numbers or None."""
+        leaves = [node for path, node in zip(self.written_back, self._outputs, strict=True) if path is None]
+        return pytree.tree_unflatten(leaves, self.returns_spec)
+
+    @property
+    def _outputs(self) -> Sequence[Any]:
+        outputs: Any = next(node for node in self.graph.nodes if node.op == "output").args[0]
+        return outputs  # type: ignore[no-any-return]
 
 
 def capture(model: nn.Module, inputs: Sequence[object], *, dynamic: bool = True) -> Captured:
@@ -160,7 +175,7 @@ def _describe(model: nn.Module, exported: Any, args: tuple[object, ...]) -> Capt
         else:
             raise _unsupported_signature(f"an input of kind {spec.kind.name} ({spec.target})")
     leaves = _leaves(model, args, user_inputs)
-    mutations, returned = _outputs(exported, nodes, {leaf.node.name: leaf.path for leaf in leaves if leaf.node is not None})
+    paths = {leaf.node.name: leaf.path for leaf in leaves if leaf.node is not None}
     working = _working_dtype([leaf.node for leaf in leaves if leaf.node is not None] + list(state))
     return Captured(
         graph=graph,
@@ -168,31 +183,25 @@ def _describe(model: nn.Module, exported: Any, args: tuple[object, ...]) -> Capt
         args_spec=pytree.tree_structure(args),
         state=state,
         constants=constants,
-        mutations=mutations,
-        returns=pytree.tree_unflatten(returned, exported.call_spec.out_spec),
+        written_back=_written_back(exported, paths),
+        returns_spec=exported.call_spec.out_spec,
         sizes=_open_sizes(leaves),
         working=working,
     )
 
 
-def _outputs(
-    exported: Any, nodes: dict[str, fx.Node], paths: dict[str, str]
-) -> tuple[tuple[tuple[str, fx.Node], ...], list[object]]:
-    mutations: list[tuple[str, fx.Node]] = []
-    returned: list[object] = []
+def _written_back(exported: Any, paths: dict[str, str]) -> tuple[str | None, ...]:
+    found: list[str | None] = []
     for spec in exported.graph_signature.output_specs:
-        value = getattr(spec.arg, "value", None)
-        if hasattr(spec.arg, "name") and spec.arg.name in nodes:
-            value = nodes[spec.arg.name]
         if spec.kind == OutputKind.USER_OUTPUT:
-            returned.append(value)
+            found.append(None)
         elif spec.kind == OutputKind.BUFFER_MUTATION:
-            mutations.append(("self." + spec.target, nodes[spec.arg.name]))
+            found.append("self." + spec.target)
         elif spec.kind == OutputKind.USER_INPUT_MUTATION:
-            mutations.append((paths[spec.target], nodes[spec.arg.name]))
+            found.append(paths[spec.target])
         else:
             raise _unsupported_signature(f"an output of kind {spec.kind.name} ({spec.target})")
-    return tuple(mutations), returned
+    return tuple(found)
 
 
 def _unsupported_signature(what: str) -> CaptureError:

@@ -159,6 +159,39 @@ def var_mean(x: Tensor, dim: Sequence[int] | None = None, *, correction: float |
     return _moments(x, dim, correction, keepdim)
 
 
+@decomposes(aten.native_group_norm.default)
+def group_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, n: int, channels: int, pixels: int, groups: int, eps: float
+) -> Any:
+    """Splitting the channels is a view of any x; the statistics run over what remains of them and over the pixels."""
+    split = torch.reshape(x, [x.shape[0], groups, channels // groups, *x.shape[2:]])
+    dims = list(range(2, split.dim()))
+    mean = torch.mean(split, dims, keepdim=True)
+    centred = split - mean
+    inverse = torch.rsqrt(torch.mean(centred * centred, dims, keepdim=True) + eps)
+
+    def per_channel(values: Tensor | None) -> Any:
+        if values is None:
+            return None
+        return torch.reshape(values, [groups, channels // groups, *(1 for _ in x.shape[2:])])
+
+    y = _affine(centred * inverse, per_channel(weight), per_channel(bias))
+    return torch.reshape(y, x.shape), _drop(mean, split, dims), _drop(inverse, split, dims)
+
+
+@decomposes(aten.linalg_vector_norm.default)
+def vector_norm(
+    x: Tensor, ord: float = 2, dim: Sequence[int] | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Any:
+    x = x if dtype is None else x.to(dtype)
+    dims = list(dim) if dim else list(range(x.dim()))
+    if ord == 2:
+        return torch.sqrt(torch.sum(x * x, dims, keepdim=keepdim))
+    if ord == 1:
+        return torch.sum(torch.abs(x), dims, keepdim=keepdim)
+    return torch.amax(torch.abs(x), dims, keepdim=keepdim) if ord == math.inf else NotImplemented
+
+
 @decomposes(aten.max.dim)
 def max_dim(x: Tensor, dim: int, keepdim: bool = False) -> Any:
     """The indices are dead code where the model does not use them."""

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from modelnew.graph.partition import same, shape, tensors
-from modelnew.graph.views import RESHAPES, is_axes_view
+from modelnew.graph.views import RESHAPES, is_axes_view, is_open
 from modelnew.kernel.ops import POINTWISE, REDUCTIONS
 
 aten = torch.ops.aten
@@ -56,6 +56,53 @@ def hoist_reshapes(graph: fx.Graph, accepts: Accepts) -> None:
     graph.eliminate_dead_code()
 
 
+def sink_reshapes(graph: fx.Graph, accepts: Accepts) -> None:
+    """silu(y.view(…)) becomes silu(y).view(…) where y is fused already: the elementwise op joins y's kernel.
+
+    Its other operands must be of the same shape, and are seen in the shape of y: a view that splits dims, or a copy that eager
+    would have made as well.
+    """
+    for node in list(graph.nodes):
+        if node.target not in POINTWISE or accepts(node) is not None:
+            continue
+        views = [s for s in tensors(node) if s.target in RESHAPES and len(s.users) == 1 and _fused(s.args[0], accepts)]
+        if len(views) != 1 or not all(_same_shape(source, node) for source in tensors(node)):
+            continue
+        view, base = views[0], views[0].args[0]
+        assert isinstance(base, fx.Node)
+        sizes = [_size(graph, node, base, dim) for dim in range(len(shape(base)))]
+        args = tuple(
+            base if arg is view else insert(graph, node, aten.reshape.default, (arg, sizes)) if arg in tensors(node) else arg
+            for arg in node.args
+        )
+        inner = insert(graph, node, node.target, args)
+        inner.kwargs = node.kwargs
+        outer = insert(graph, node, view.target, (inner, *view.args[1:]))
+        node.replace_all_uses_with(outer)
+        graph.erase_node(node)
+    graph.eliminate_dead_code()
+
+
+def _fused(node: Any, accepts: Accepts) -> bool:
+    return isinstance(node, fx.Node) and (node.target in POINTWISE or node.target in REDUCTIONS) and accepts(node) is None
+
+
+def _same_shape(a: fx.Node, b: fx.Node) -> bool:
+    one, other = shape(a), shape(b)
+    return len(one) == len(other) and all(same(x, y) for x, y in zip(one, other, strict=True))
+
+
+def _size(graph: fx.Graph, near: fx.Node, source: fx.Node, dim: int) -> Any:
+    """A dim's size as an argument: a number, or a node that asks for it."""
+    size = shape(source)[dim]
+    if not is_open(size):
+        return int(size)
+    with graph.inserting_before(near):
+        node = graph.call_function(aten.sym_size.int, (source, dim))
+    node.meta["val"] = size
+    return node
+
+
 def insert(graph: fx.Graph, near: fx.Node, target: Any, args: tuple[Any, ...]) -> fx.Node:
     """A new node before `near`, with the metadata of what it computes and where it comes from."""
     with graph.inserting_before(near):
@@ -78,8 +125,7 @@ def _hoistable(node: fx.Node, accepts: Accepts) -> bool:
     if node.target not in POINTWISE or accepts(node) is not None or len(node.users) != 1:
         return False
     for source in tensors(node):
-        sizes, mine = shape(source), shape(node)
-        if len(sizes) != len(mine) or not all(same(a, b) for a, b in zip(sizes, mine, strict=True)):
+        if not _same_shape(source, node):
             return False
         outside = source.target not in POINTWISE and source.target not in REDUCTIONS and not is_axes_view(source)
         if not outside and not _hoistable(source, accepts):

@@ -22,9 +22,11 @@ AXES_VIEWS = frozenset(
         aten.squeeze.dims,
         aten.alias.default,
         aten.detach.default,
+        aten.lift_fresh_copy.default,
         aten.expand.default,
     }
 )
+SAME = (aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default)
 RESHAPES = frozenset({aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.flatten.using_ints})
 
 
@@ -40,7 +42,7 @@ def view_axes(node: fx.Node, axes: Axes) -> Axes | None:
     """Axes of the view, given those of the viewed value; None where they depend on a size that is open."""
     args: Sequence[Any] = node.args
     rank = len(axes)
-    if node.target in (aten.alias.default, aten.detach.default):
+    if node.target in SAME:
         return axes
     if node.target is aten.permute.default:
         return tuple(axes[dim] for dim in args[1])
@@ -86,7 +88,7 @@ def base_axes(node: fx.Node, axes: Axes) -> Axes:
     args: Sequence[Any] = node.args
     sizes = args[0].meta["val"].shape
     rank = len(sizes)
-    if node.target in (aten.alias.default, aten.detach.default):
+    if node.target in SAME:
         return axes
     if node.target is aten.unsqueeze.default:
         position = args[1] % (rank + 1)

@@ -11,7 +11,7 @@ from torch import fx
 from modelnew.graph.partition import Region, is_one, is_position, reduced_dims, stored, tensors
 from modelnew.graph.sources import kernel_name, source_line
 from modelnew.graph.views import Axes, base_axes, is_axes_view
-from modelnew.kernel.ir import FLOAT_TYPES, Builder, Expr, Kernel, Operand
+from modelnew.kernel.ir import FLOAT_TYPES, Builder, Expr, Kernel, Operand, walk
 from modelnew.kernel.ops import POINTWISE, REDUCTIONS, NotExpressible
 
 aten = torch.ops.aten
@@ -29,6 +29,10 @@ STORAGE = {
 }
 SIXTEEN_BIT = (torch.float16, torch.bfloat16)
 LAYOUT_OPTIONS = ("dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking")
+
+
+class NoDomain(Exception):
+    """No operand says how far the kernel's domain extends: a constant, expanded. It stays a library call."""
 
 
 class Types:
@@ -73,38 +77,22 @@ def why_not(node: fx.Node, types: Types) -> str | None:
 def lower(region: Region, types: Types, name_of: Callable[[fx.Node], str]) -> tuple[Kernel, list[fx.Node], list[fx.Node]]:
     """The region's kernel, with the nodes that are its operands and those whose values it stores.
 
-    `name_of` gives a tensor the name that a reader knows it by.
+    `name_of` gives a tensor the name that a reader knows it by. Raises NoDomain.
     """
-    builder = Builder()
-    operands: dict[tuple[fx.Node, Axes], int] = {}
-    values: dict[fx.Node, Expr] = {}
-
-    def read(source: fx.Node, axes: Axes) -> Expr:
-        while is_axes_view(source) and source not in region.axes:
-            axes = base_axes(source, axes)
-            source = source.args[0]  # type: ignore[assignment]
-        if source in values:
-            return values[source]
-        if is_position(source) and frozenset(axes) == region.reduced:
-            return builder.cast(builder.index(), types.compute(source.meta["val"].dtype))
-        number = operands.setdefault((source, axes), len(operands))
-        return builder.load(number, types.compute(source.meta["val"].dtype))
-
-    for node in region.nodes:
-        axes = region.axes[node]
-        if is_axes_view(node):
-            values[node] = values[node.args[0]]  # type: ignore[index]
-            continue
-
-        def value_of(source: fx.Node, node: fx.Node = node, axes: Axes = axes) -> Expr:
-            return values[source] if source in values else read(source, _read_axes(node, source, axes, region))
-
-        values[node] = _expression(node, value_of, builder, types)
     outputs = stored(region)
-    results = tuple(builder.cast(values[node], types.compute(node.meta["val"].dtype)) for node in outputs)
-    sources = list(dict.fromkeys(source for source, _ in operands))
+    operands: list[tuple[fx.Node, Axes]] | None = None
+    while True:  # once more without the operands that nothing needs: ones_like(x) does not read x
+        found, results = _expressions(region, outputs, types, operands)
+        used = {int(expr.detail) for expr in walk(results) if expr.kind == "load"}
+        if len(used) == len(found):
+            break
+        operands = [operand for number, operand in enumerate(found) if number in used]
+    walked = {axis for _, axes in found for axis in axes}
+    if any(axis not in walked and not is_one(size) for axis, size in enumerate(region.sizes)):
+        raise NoDomain
+    sources = list(dict.fromkeys(source for source, _ in found))
     names = {node: name_of(node) for node in (*sources, *outputs)}
-    reads = [Operand(names[s], types.storage(s.meta["val"].dtype), axes) for s, axes in operands]
+    reads = [Operand(names[s], types.storage(s.meta["val"].dtype), axes) for s, axes in found]
     writes = [Operand(names[n], types.storage(n.meta["val"].dtype), region.axes[n]) for n in outputs]
     kernel = Kernel(
         name=kernel_name(region.nodes),
@@ -115,7 +103,40 @@ def lower(region: Region, types: Types, name_of: Callable[[fx.Node], str]) -> tu
         results=results,
         sources=tuple(dict.fromkeys(filter(None, map(source_line, region.nodes)))),
     )
-    return kernel, [source for source, _ in operands], outputs
+    return kernel, [source for source, _ in found], outputs
+
+
+def _expressions(
+    region: Region, outputs: list[fx.Node], types: Types, wanted: list[tuple[fx.Node, Axes]] | None
+) -> tuple[list[tuple[fx.Node, Axes]], tuple[Expr, ...]]:
+    """The tensors that the region reads, and how; and the expressions that it stores. `wanted`: the only ones to read."""
+    builder = Builder()
+    operands: dict[tuple[fx.Node, Axes], int] = {}
+    values: dict[fx.Node, Expr] = {}
+
+    def read(source: fx.Node, axes: Axes) -> Expr:
+        while is_axes_view(source) and source.target is not aten.expand.default and source not in region.axes:
+            axes = base_axes(source, axes)
+            source = source.args[0]  # type: ignore[assignment]
+        ctype = types.compute(source.meta["val"].dtype)
+        if source in values:
+            return values[source]
+        if is_position(source) and frozenset(axes) == region.reduced:
+            return builder.cast(builder.index(), ctype)
+        if wanted is not None and (source, axes) not in wanted:
+            return builder.const(0, ctype)
+        return builder.load(operands.setdefault((source, axes), len(operands)), ctype)
+
+    for node in region.nodes:
+        if is_axes_view(node):
+            values[node] = values[node.args[0]]  # type: ignore[index]
+            continue
+
+        def value_of(source: fx.Node, node: fx.Node = node) -> Expr:
+            return values[source] if source in values else read(source, _read_axes(node, source, region.axes[node], region))
+
+        values[node] = _expression(node, value_of, builder, types)
+    return list(operands), tuple(builder.cast(values[node], types.compute(node.meta["val"].dtype)) for node in outputs)
 
 
 def _read_axes(node: fx.Node, source: fx.Node, axes: Axes, region: Region) -> Axes:

@@ -93,18 +93,19 @@ def _header(program: Program, origin: Origin) -> str:
     dtypes = ", ".join(str(dtype).removeprefix("torch.") for dtype in program.working) or "those of the captured inputs"
     called = [f"  {k.name}: {k.family}" for k in program.kernels] or ["  none: nothing in this model gains from one"]
     lines = [
-        f'"""{origin.name} on kernels of its own, made by modelnew {origin.version}.',
+        f'"""{origin.name} on kernels of its own. Written by modelnew {origin.version}; yours to keep and to change.',
         "",
-        f"Made by:  {origin.command}",
+        f"Written by:  {origin.command}",
         "Needs PyTorch 2.0 or later and Python 3.9 or later; the kernels are built when they are first called, on the CPU with a",
-        "C++ compiler, on a GPU with nvcc, and kept in a cache that goes by their content: change a kernel here, and the next call",
-        "builds the changed one. Put another kernel's source under a new name and it is just as good.",
+        "C++ compiler, on a GPU with nvcc, and kept in a cache that goes by their content: change a kernel here, and the next",
+        "call builds the changed one.",
         "",
         "Kernels:",
         *called,
         "",
-        f"dtypes that they are built for: {dtypes}. fp16, bf16 and fp32 compute in fp32, fp64 in fp64; results round to nearest even;",
-        "reductions have a fixed order, so the same input gives the same bits. Functions are within 2 ulp (fp32).",
+        f"T may be {dtypes}.",
+        "fp16, bf16 and fp32 compute in fp32, fp64 in fp64; results round to nearest even; functions are within 2 ulp (fp32);",
+        "reductions have a fixed order, so the same input gives the same bits.",
         "Whatever the kernels do not cover runs the original forward: other dtypes, ranks or modes, autograd that is recording,",
         "autocast, tracing, and a Model that is constructed with other arguments.",
         *origin.notes,
@@ -233,6 +234,7 @@ def _guard(program: Program, model: nn.Module, origin: Origin, public: dict[str,
         f"    working=({''.join(f'{dtype}, ' for dtype in program.working).rstrip(' ')}),",
         f"    smallest={smallest!r},",
         f"    training={modes_that_matter(model)!r},",
+        f"    hooks={_hooks(model)!r},",
         f"    made_for={origin.made_for!r},",
         ")",
     ]
@@ -294,6 +296,11 @@ def modes_that_matter(model: nn.Module) -> dict[str, bool]:
         if _looks_at_mode(type(module)):
             found[path] = module.training
     return found
+
+
+def _hooks(model: nn.Module) -> dict[str, int]:
+    counts = {path: len(m._forward_hooks) + len(m._forward_pre_hooks) for path, m in model.named_modules() if path}
+    return {path: count for path, count in counts.items() if count}
 
 
 def _looks_at_mode(cls: type[Any]) -> bool:

@@ -307,6 +307,8 @@ class ForwardWriter:
         if type(value) in (list, tuple):
             inner = ", ".join(self._structure(one) for one in value)
             return f"[{inner}]" if isinstance(value, list) else f"({inner}{',' if len(value) == 1 else ''})"
+        if type(value).__module__ == "torch.return_types":
+            return f"torch.return_types.{type(value).__name__}(({', '.join(self._structure(one) for one in value)}))"
         if isinstance(value, fx.Node) or value is None or isinstance(value, (bool, int, float, str)):
             return self._value(value, needs)
         raise CaptureError(

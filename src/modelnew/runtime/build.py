@@ -153,7 +153,6 @@ def _settings_for_load_inline(cpp_extension: Any, work: str, cxx: str, cuda_home
         "CXX": cxx,
         "TORCH_DONT_CHECK_COMPILER_ABI": "1",
         "TORCH_NO_COMPILER_WRAPPER": "1",
-        "CC": None,
         "PYTORCH_NVCC": None,
     }
     home = cpp_extension.CUDA_HOME

@@ -24,6 +24,7 @@ class Guard:
     arguments: nested lists, tuples and dicts as forward takes them, with `Tensor` leaves and plain values.
     working: dtypes that "T" may be. smallest: open size → the least it may be (where 1 takes another way through the model).
     training: module path → the mode it was captured in, for modules whose mode matters.
+    hooks: module path → how many forward hooks it had; a hook that came later must be called.
     made_for: positional and keyword arguments of the constructor, or None where they cannot be compared.
     """
 
@@ -33,10 +34,11 @@ class Guard:
         working: Sequence[torch.dtype],
         smallest: "dict[str, int]",
         training: "dict[str, bool]",
+        hooks: "dict[str, int]",
         made_for: "Optional[tuple[Any, ...]]",
     ) -> None:
         self.arguments, self.working, self.smallest = arguments, tuple(working), smallest
-        self.training, self.made_for = training, made_for
+        self.training, self.hooks, self.made_for = training, hooks, made_for
         self.accepted: set[Any] = set()
 
     def made(self, args: "tuple[Any, ...]", kwargs: "dict[str, Any]") -> bool:
@@ -53,6 +55,8 @@ class Guard:
         if not module.covered or not _plain_execution():
             return False
         if any(_attribute(module, path).training is not mode for path, mode in self.training.items()):
+            return False
+        if not self._hooked_as_captured(module):
             return False
         try:
             key: list[Any] = []
@@ -71,6 +75,17 @@ class Guard:
             return False
         self.accepted.add(signature)
         return True
+
+    def _hooked_as_captured(self, module: torch.nn.Module) -> bool:
+        """Kernels do not go through the submodules, so their hooks would not be called."""
+        children = module._modules.values()
+        if not self.hooks:
+            return all(child is None or _unhooked(child) for child in children)
+        return all(
+            len(child._forward_hooks) + len(child._forward_pre_hooks) == self.hooks.get(path, 0)
+            for path, child in module.named_modules()
+            if path
+        )
 
     def _accepts(self, tensors: Sequence[torch.Tensor]) -> bool:
         leaves: list[Tensor] = []
@@ -94,6 +109,12 @@ class Guard:
                 elif size != expected:
                     return False
         return True
+
+
+def _unhooked(module: Any) -> bool:
+    if module._forward_hooks or module._forward_pre_hooks:
+        return False
+    return all(child is None or _unhooked(child) for child in module._modules.values())
 
 
 class _Mismatch(Exception):

@@ -17,6 +17,7 @@ _HELD = 32  # elements of a row that a thread holds in registers, at most (rows.
 _PARTIAL = 48  # bytes of a partial result (group.cuh)
 _SCRATCH = 2 * 32 * _PARTIAL + 2 * 16 * _PARTIAL  # shared memory of a block's and a cluster's partial results
 _LARGEST_CLUSTER = 8  # that every device with clusters grants
+_MOST_THREADS = 768  # of a block that has an SM to itself (rows_chunks.cuh)
 
 
 class Device(NamedTuple):
@@ -88,14 +89,16 @@ def plan_rows(layout: RowLayout, device: Device) -> Plan:
     """Plan of a row program. Dims are ordered and collapsed; there is at least one row and one element in it."""
     row = _describe(layout, device)
     whole = len(layout.inner) <= 1 or layout.inner[-1] % row.vector == 0
+    simple = len(layout.inner) <= 2
     if _neighbours_are_contiguous(layout) or not whole:
         return _side_by_side(layout, row, device)
-    threads = _power_of_two(-(-row.size // (2 * row.vector)))
-    if threads <= 32:
+    size = row.size if _rows_are_aligned(layout, row.vector) else row.size + row.vector - 1
+    threads = _power_of_two(-(-size // (2 * row.vector)))
+    if threads <= 32 and simple:
         return _registers(_FEW, layout, device, threads)
-    threads = _power_of_two(-(-row.size // _HELD))
+    threads = _power_of_two(-(-size // _HELD))
     most = 256 if row.sweeps > 1 else 32
-    if threads <= most and (row.loaded + row.computed) * _HELD <= 512:
+    if threads <= most and simple and (row.loaded + row.computed) * _HELD <= 512:
         return _registers(_MANY, layout, device, max(threads, 1))
     return _whole_blocks(layout, row, device)
 
@@ -123,6 +126,12 @@ def _neighbours_are_contiguous(layout: RowLayout) -> bool:
     return across > inside
 
 
+def _rows_are_aligned(layout: RowLayout, vector: int) -> bool:
+    """Rows begin as far into a vector as the tensor does."""
+    inputs = layout.outer_strides[layout.outputs :]
+    return all(step % vector == 0 for steps in inputs for step in steps)
+
+
 def _registers(kind: int, layout: RowLayout, device: Device, threads: int) -> Plan:
     block = max(threads, 128 if kind == _FEW else 32)
     while block < 256 and kind == _MANY and threads <= 32 and layout.rows * threads > 512 * device.sms:
@@ -139,30 +148,31 @@ def _whole_blocks(layout: RowLayout, row: _Row, device: Device) -> Plan:
     """Rows too long for registers: on chip in one block, a cluster, or many blocks; or read again in every sweep."""
     loaded = row.size * row.loaded
     again = row.sweeps > 1
-    blocks = min(device.sms // row.rows, row.size // (4096 * row.vector))  # to have all of the device at work
+    blocks = min(device.sms // row.rows, row.size // (4 * _MOST_THREADS * row.vector))  # to have all of the device at work
     on_chip = -(-loaded // row.limit)  # blocks whose shared memory holds the row
     if again and on_chip > 1 and on_chip <= device.sms:
         cluster = _power_of_two(on_chip)
         if device.clusters and cluster <= _LARGEST_CLUSTER and blocks <= cluster:
             kept = _kept(row, cluster)
             why = f"{_kilobytes(loaded)} per row on chip in a cluster of {cluster} blocks: one read"
-            return _plan("cluster", _CLUSTER, layout, device, 1024, kept, cluster, why)
+            return _plan("cluster", _CLUSTER, layout, device, _MOST_THREADS, kept, cluster, why)
         blocks = max(blocks, on_chip)
     if blocks > 1:
         kept = _kept(row, blocks) if again else 0
         teams = min(row.rows, device.sms // blocks)
         read = "one read" if kept or not again else f"{row.sweeps} reads"
         why = f"{blocks} blocks per row, {teams} rows at a time: {read}"
-        return _plan("grid", _GRID, layout, device, 1024, kept, blocks + 65536 * teams, why)
+        return _plan("grid", _GRID, layout, device, _MOST_THREADS, kept, blocks + 65536 * teams, why)
     kept = _kept(row, 1) if again else 0
-    threads = 1024 if kept > row.limit // 2 else 512 if row.size >= 16384 else 256
+    threads = _MOST_THREADS if kept > row.limit // 2 else 512 if row.size >= 16384 else 256
     where = f"{_kilobytes(loaded)} on chip, one read" if kept or not again else f"{row.sweeps} reads"
     return _plan("block", _BLOCK, layout, device, threads, kept, 1, f"a block of {threads} threads per row, {where}")
 
 
 def _kept(row: _Row, blocks: int) -> int:
     """Bytes per block for what is kept, + 1 if the computed values are too; 0 where the loads do not fit."""
-    share = -(-row.size // (blocks * 1024 * row.vector)) * 1024 * row.vector  # elements, whole steps of 1024 threads
+    step = _MOST_THREADS * row.vector  # elements
+    share = -(-(row.size + row.vector) // (blocks * step)) * step
     loaded, computed = share * row.loaded, share * (row.loaded + row.computed)
     if computed <= row.limit // 2 and row.computed:
         return computed + 1

@@ -36,7 +36,7 @@ def get_init_inputs():
 """
 
 PRELUDE = """
-import os, sys, threading, time
+import os, queue, sys, threading, time
 import torch
 from torch import nn
 
@@ -80,11 +80,19 @@ CANDIDATES = {
         """,
     "answers_later": """
         class ModelNew(Model):
+            waiting = None
             def forward(self, x):
+                if self.waiting is None:
+                    self.waiting = queue.SimpleQueue()
+                    threading.Thread(target=self.work, daemon=True).start()
                 result = torch.empty_like(x)
-                work = lambda: result.copy_(Model.forward(self, x))
-                threading.Thread(target=work).start()
+                self.waiting.put((x, result))
                 return result
+            def work(self):
+                while True:
+                    x, result = self.waiting.get()
+                    time.sleep(0.001)
+                    result.copy_(Model.forward(self, x))
         """,
     "slows_others": """
         def burn():

@@ -17,9 +17,10 @@ namespace mn {
 namespace detail {
 
 constexpr int side_by_side_threads = 256;
+constexpr int64_t most_elements = int64_t(1) << 62;
 
 template <class Outs, class Ins>
-void read_rows(row_operands<Outs, Ins>& o, const int64_t* plan, const int* item_bytes) {
+void read_rows(row_operands<Outs, Ins>& o, const int64_t* plan) {
   const int64_t outer = plan[3], inner = plan[4];
   o.rows = plan[2];
   read_sizes(o.outer, plan + 8, outer);
@@ -30,11 +31,20 @@ void read_rows(row_operands<Outs, Ins>& o, const int64_t* plan, const int* item_
   for (int k = 0; k < o.count; ++k, stride += outer + inner) {
     for (int i = 0; i < o.outer.rank; ++i) o.outer_stride.at[k][i] = outer > 0 ? stride[i] : 0;
     for (int i = 0; i < o.inner.rank; ++i) o.inner_stride.at[k][i] = inner > 0 ? stride[outer + i] : 1;
-    const void* p = k < o.at.outs ? o.at.out[k] : o.at.in[k - o.at.outs];
-    o.readable[k].begin = reinterpret_cast<uintptr_t>(p);
-    o.readable[k].end = o.readable[k].begin + span_of(o.outer, o.outer_stride.at[k], item_bytes[k]) +
-                        span_of(o.inner, o.inner_stride.at[k], item_bytes[k]) - item_bytes[k];
+    o.step[k] = o.inner_stride.at[k][o.inner.rank - 1];
+    o.jump[k] = o.inner_stride.at[k][0] - o.inner.dim[1].size * o.step[k];  // read where there are two dims
   }
+  o.simple = o.inner.rank == 1 || (o.inner.rank == 2 && o.inner.small);
+}
+
+// Vectors begin where the first contiguous input is aligned; `room` for the elements before that there must be.
+template <int V, class... Out, class... In>
+void choose_leader(row_operands<types<Out...>, types<In...>>& o, int64_t room) {
+  o.leader = -1;
+  if constexpr (V == 1) return;
+  if (o.inner.rank > 1 || o.size + V - 1 > room) return;
+  for (size_t i = sizeof...(In); i > 0; --i)
+    if (o.inner_stride.at[sizeof...(Out) + i - 1][0] == 1) o.leader = static_cast<int>(i - 1);
 }
 
 // Memory for the partial results of rows that are spread over the grid, on the launch's stream.
@@ -60,7 +70,8 @@ class workspace {
 };
 
 template <class Body, int V, int Flight, bool Across, class Outs, class Ins>
-int launch_chunks(const row_operands<Outs, Ins>& o, const int64_t* plan, queue stream) {
+int launch_chunks(row_operands<Outs, Ins>& o, const int64_t* plan, queue stream) {
+  choose_leader<V>(o, most_elements);
   chunk_shape shape = {};
   shape.across = Across ? static_cast<int>(plan[5]) : 1;
   shape.blocks = static_cast<int>(plan[7] % 65536);
@@ -87,10 +98,12 @@ int launch_chunks(const row_operands<Outs, Ins>& o, const int64_t* plan, queue s
 }
 
 template <class Body, int V, int U, class Outs, class Ins>
-int launch_registers(const row_operands<Outs, Ins>& o, const int64_t* plan, queue stream) {
+int launch_registers(row_operands<Outs, Ins>& o, const int64_t* plan, queue stream) {
+  if (!o.simple) return cudaErrorInvalidValue;
   launch_shape where;
   const int threads = static_cast<int>(plan[5]);
   where.threads = static_cast<int>(plan[6]);
+  choose_leader<V>(o, int64_t(threads) * V * U);
   const int64_t blocks = ceil_div(o.rows, where.threads / threads);
   where.blocks = blocks < most_blocks ? blocks : most_blocks;
   where.shared_bytes = block_group::warp_scratch;
@@ -102,9 +115,9 @@ int rows_on(const operands<types<Out...>, types<In...>>& at, const int64_t* plan
   constexpr int V = 16 / widest_of<In...>();
   constexpr int many = 32 / V;
   constexpr int flight = bytes_of<In...>() * V <= 16 ? 4 : 2;
-  const int item_bytes[] = {int(sizeof(Out))..., int(sizeof(In))...};
-  row_operands<types<Out...>, types<In...>> o = {at, 0, 0, {}, {}, {}, {}, {}};
-  read_rows(o, plan, item_bytes);
+  row_operands<types<Out...>, types<In...>> o = {};
+  o.at = at;
+  read_rows(o, plan);
   switch (plan[0]) {
     case 0: return launch_registers<Body, V, 2>(o, plan, stream);
     case 1: return launch_registers<Body, V, many>(o, plan, stream);

@@ -3,32 +3,36 @@
 #pragma once
 
 #include "cuda/group.cuh"
+#include "cuda/row_handles.cuh"
 #include "cuda/row_program.cuh"
 
 namespace mn {
 
 struct chunk_shape {
-  int across;         // neighbouring rows that a block works on side by side
-  int blocks;         // blocks per row
-  int cluster;        // of which this many form a cluster (1 or all)
-  int64_t kept_bytes;  // shared memory for what is kept, per block
-  bool keeps_all;     // it holds the computed values too, not only what is loaded
-  unsigned char* workspace;  // of a row spread over the grid: counters, then partial results
+  int across;                // neighbouring rows that a block works on side by side
+  int blocks;                // blocks per row
+  int cluster;               // of which this many form a cluster (1 or all)
+  bool keeps_all;            // shared memory holds the computed values too, not only what is loaded
+  int64_t kept_bytes;        // shared memory for what is kept, per block
+  unsigned char* workspace;  // of rows spread over the grid: counters, then partial results
 };
 
 template <class Outs, class Ins, int Width, int Flight, bool Across>
-struct chunk_row : row_program<chunk_row<Outs, Ins, Width, Flight, Across>, Outs, Ins> {
-  using base = row_program<chunk_row, Outs, Ins>;
+struct chunk_row : row_program<chunk_row<Outs, Ins, Width, Flight, Across>, Outs, Ins, Width> {
+  using base = row_program<chunk_row, Outs, Ins, Width>;
   static constexpr int V = Width;
   static constexpr bool folds = true;
+  static constexpr bool any_rank = true;
+  static constexpr int outputs = Outs::size;
 
   const chunk_shape& shape;
-  int lane, along, block;  // place among the rows side by side; along the row in this block; block's place in the row
-  int64_t steps = 0;       // vectors of a row per thread
+  const int lane, along, block;  // place among the rows side by side; along the row in this block; the block's in the row
+  const int stride;              // elements between a thread's vectors
+  const int64_t steps;           // vectors of a row per thread
   local_group<Across> local;
   cluster_group cluster;
   grid_group<Across> grid;
-  unsigned char* kept;
+  unsigned char* const kept;
   int64_t kept_used = 0;
 
   MN_FN chunk_row(const row_operands<Outs, Ins>& operand, const chunk_shape& s, unsigned char* shared)
@@ -37,21 +41,16 @@ struct chunk_row : row_program<chunk_row<Outs, Ins, Width, Flight, Across>, Outs
         lane(Across ? threadIdx.x % s.across : 0),
         along(Across ? threadIdx.x / s.across : threadIdx.x),
         block(blockIdx.x % s.blocks),
+        stride(blockDim.x / s.across * s.blocks * V),
+        steps((operand.size + (operand.leader < 0 ? 0 : V - 1) + stride - 1) / stride),
         local(shared, lane, along, s.across),
         cluster{shared + local.scratch_bytes()},
         grid(s.workspace, s.blocks, block, lane, s.across, s.cluster == 1 && s.blocks > 1),
-        kept(shared + local.scratch_bytes() + (s.cluster > 1 ? cluster.bytes : 0)) {
-    const int64_t per_step = int64_t(blockDim.x / s.across) * s.blocks * V;
-    steps = (operand.size + per_step - 1) / per_step;
-  }
+        kept(shared + local.scratch_bytes() + (s.cluster > 1 ? cluster.bytes : 0)) {}
 
   MN_FN bool leads() const { return along == 0 && block == 0; }
   MN_FN int64_t first(int64_t step) const {
-    return ((step * shape.blocks + block) * (blockDim.x / shape.across) + along) * V;
-  }
-  MN_FN int elements(int64_t step) const {
-    const int64_t left = this->o.size - first(step);
-    return this->active && step < steps ? static_cast<int>(left < V ? left : V) : 0;
+    return step * stride + (block * int(blockDim.x / shape.across) + along) * V - this->skew;
   }
   MN_FN void begin(int64_t row) {
     this->enter(row);
@@ -67,93 +66,19 @@ struct chunk_row : row_program<chunk_row<Outs, Ins, Width, Flight, Across>, Outs
     kept_used += bytes;
     return place;
   }
-  template <class Item>
-  MN_FN Item& mine(Item* place, int64_t step) const {
-    return place[step * blockDim.x + threadIdx.x];
-  }
-
-  // A handle's `start` issues what must come from memory, `item` gives the vector; so a sweep can start several.
-  template <size_t I>
-  struct loaded {
-    using item_type = stored_item<type_at<I, Ins>, V>;
-    item_type* place;
-    mutable bool seen = false;
-    using raw = item_type;
-    MN_FN void start(const chunk_row& row, int64_t step, int n, raw& r) const {
-      if (!(place && seen)) r.x = row.template load_vector<I>(row.first(step), n);
-    }
-    MN_FN item_type item(const chunk_row& row, int64_t step, int, const raw& r) const {
-      if (place && seen) return row.mine(place, step);
-      if (place) row.mine(place, step) = r;
-      return r;
-    }
-    MN_FN void swept() const { seen = true; }
-  };
 
   template <size_t I>
   MN_FN auto load() {
     // Rows that are all the same (a weight) stay in the caches by themselves.
-    bool varies = false;
+    bool varies = this->o.rows == 1;
     for (int i = 0; i < this->o.outer.rank; ++i) varies |= this->o.outer_stride.at[Outs::size + I][i] != 0;
-    return loaded<I>{place_for<typename loaded<I>::item_type>(varies)};
+    using handle = loaded<chunk_row, I, type_at<I, Ins>>;
+    return handle{place_for<typename handle::item_type>(varies)};
   }
-
-  struct counted {
-    struct raw {};
-    MN_FN void start(const chunk_row&, int64_t, int, raw&) const {}
-    MN_FN index_item item(const chunk_row& row, int64_t step, int, const raw&) const { return {row.first(step)}; }
-    MN_FN void swept() const {}
-  };
-  MN_FN counted index() const { return {}; }
-
-  template <class F, class... H>
-  struct computed {
-    using value = std::decay_t<decltype(std::declval<F>()(
-        std::declval<H>().item(std::declval<const chunk_row&>(), 0, 0, std::declval<typename H::raw>())[0]...))>;
-    using item_type = computed_item<value, V>;
-    using raw = pack<typename H::raw...>;
-    F f;
-    pack<H...> from;
-    item_type* place;
-    mutable bool seen = false;
-
-    MN_FN void start(const chunk_row& row, int64_t step, int n, raw& r) const {
-      if (!(place && seen)) start_each(row, step, n, r, indices_to<sizeof...(H)>{});
-    }
-    MN_FN item_type item(const chunk_row& row, int64_t step, int n, const raw& r) const {
-      if (place && seen) return row.mine(place, step);
-      const item_type result = compute(row, step, n, r, indices_to<sizeof...(H)>{});
-      if (place) row.mine(place, step) = result;
-      return result;
-    }
-    MN_FN void swept() const {
-      if (!(place && seen)) swept_each(indices_to<sizeof...(H)>{});
-      seen = true;
-    }
-
-   private:
-    template <size_t... K>
-    MN_FN void start_each(const chunk_row& row, int64_t step, int n, raw& r, detail::indices<K...>) const {
-      (get<K>(from).start(row, step, n, get<K>(r)), ...);
-    }
-    template <size_t... K>
-    MN_FN item_type compute(const chunk_row& row, int64_t step, int n, const raw& r, detail::indices<K...>) const {
-      const auto items = values(get<K>(from).item(row, step, n, get<K>(r))...);
-      item_type result = {};
-#pragma unroll
-      for (int v = 0; v < V; ++v)
-        if (v < n) result.x[v] = f(get<K>(items)[v]...);
-      return result;
-    }
-    template <size_t... K>
-    MN_FN void swept_each(detail::indices<K...>) const {
-      (get<K>(from).swept(), ...);
-    }
-  };
-
+  MN_FN counted<chunk_row> index() const { return {}; }
   template <class F, class... H>
   MN_FN auto keep(F f, const H&... h) {
-    using handle = computed<F, H...>;
+    using handle = computed<chunk_row, F, H...>;
     return handle{f, values(h...), place_for<typename handle::item_type>(shape.keeps_all)};
   }
 
@@ -171,18 +96,34 @@ struct chunk_row : row_program<chunk_row<Outs, Ins, Width, Flight, Across>, Outs
   }
 
  private:
+  // Several vectors are on their way from memory at a time; at the row's edges, and where operands are not aligned with
+  // each other, one.
   template <class F, size_t... K, class... H>
   MN_FN void sweep_with(F per_vector, detail::indices<K...>, const H&... h) const {
+    const bool vectored = (h.vectored(*this) && ...);
 #pragma unroll 1
     for (int64_t step = 0; step < steps; step += Flight) {
-      pack<typename H::raw...> raw[Flight];
+      const int64_t begin = first(step);
+      if (vectored && begin >= 0 && begin + (Flight - 1) * stride + V <= this->elements) {
+        pack<typename H::raw...> raw[Flight];
 #pragma unroll
-      for (int u = 0; u < Flight; ++u)
-        if (const int n = elements(step + u); n > 0) (h.start(*this, step + u, n, get<K>(raw[u])), ...);
+        for (int u = 0; u < Flight; ++u) {
+          const int64_t run = this->o.run(begin + u * stride);
+          (h.start(*this, begin + u * stride, run, get<K>(raw[u])), ...);
+        }
 #pragma unroll
-      for (int u = 0; u < Flight; ++u)
-        if (const int n = elements(step + u); n > 0)
-          per_vector(first(step + u), n, h.item(*this, step + u, n, get<K>(raw[u]))...);
+        for (int u = 0; u < Flight; ++u)
+          per_vector(begin + u * stride, surely{}, h.item(*this, step + u, begin + u * stride, get<K>(raw[u]))...);
+      } else {
+#pragma unroll 1
+        for (int u = 0; u < Flight; ++u) {
+          const int64_t here = begin + u * stride;
+          if (!this->touched(here)) continue;
+          pack<typename H::raw...> raw;
+          (h.start_edge(*this, here, get<K>(raw)), ...);
+          per_vector(here, this->whole(here), h.item(*this, step + u, here, get<K>(raw))...);
+        }
+      }
     }
     (h.swept(), ...);
   }
@@ -190,7 +131,7 @@ struct chunk_row : row_program<chunk_row<Outs, Ins, Width, Flight, Across>, Outs
 
 // Rows (or, side by side, groups of `across` rows) are dealt to teams of `blocks` blocks.
 template <class Body, class Outs, class Ins, int V, int Flight, bool Across>
-__global__ void __launch_bounds__(Across ? 256 : 1024)
+__global__ void __launch_bounds__(Across ? 256 : 768)
     rows_chunks(const __grid_constant__ row_operands<Outs, Ins> o, const __grid_constant__ chunk_shape shape) {
   chunk_row<Outs, Ins, V, Flight, Across> row(o, shape, shared_memory());
   if (shape.cluster > 1) cluster_group::barrier();  // every block's shared memory exists from here on

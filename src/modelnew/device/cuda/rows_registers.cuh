@@ -7,10 +7,11 @@
 namespace mn {
 
 template <class Outs, class Ins, int Width, int U>
-struct register_row : row_program<register_row<Outs, Ins, Width, U>, Outs, Ins> {
-  using base = row_program<register_row, Outs, Ins>;
+struct register_row : row_program<register_row<Outs, Ins, Width, U>, Outs, Ins, Width> {
+  using base = row_program<register_row, Outs, Ins, Width>;
   static constexpr int V = Width;
   static constexpr bool folds = false;  // a chain has at most U terms
+  static constexpr bool any_rank = false;
 
   int threads, rank;  // of this row; this thread's
   block_group block;
@@ -19,11 +20,7 @@ struct register_row : row_program<register_row<Outs, Ins, Width, U>, Outs, Ins> 
       : base(operand), threads(threads_), rank(threadIdx.x & (threads_ - 1)), block{scratch} {}
 
   MN_FN bool leads() const { return rank == 0; }
-  MN_FN int first(int u) const { return (u * threads + rank) * V; }
-  MN_FN int elements(int u) const {
-    const int left = static_cast<int>(this->o.size) - first(u);
-    return this->active ? (left < V ? left : V) : 0;
-  }
+  MN_FN int first(int u) const { return (u * threads + rank) * V - this->skew; }
 
   template <class Item>
   struct held {
@@ -31,15 +28,22 @@ struct register_row : row_program<register_row<Outs, Ins, Width, U>, Outs, Ins> 
     MN_FN const Item& item(const register_row&, int u) const { return at[u]; }
   };
   struct counted {
-    MN_FN index_item item(const register_row& row, int u) const { return {row.first(u)}; }
+    MN_FN index_item item(const register_row& row, int u) const { return {row.first(u), row.size() - 1}; }
   };
 
   template <size_t I>
   MN_FN auto load() const {
     held<stored_item<type_at<I, Ins>, V>> result;
+    const bool vectored = this->vectored >> I & 1;
 #pragma unroll
-    for (int u = 0; u < U; ++u)
-      if (elements(u) > 0) result.at[u].x = this->template load_vector<I>(first(u), elements(u));
+    for (int u = 0; u < U; ++u) {
+      const int64_t place = this->o.template inside<Outs::size + I>(first(u), this->o.run(first(u)));
+      if (vectored && this->whole(first(u))) {
+        result.at[u].x = this->template load_whole<I>(place);
+      } else if (this->touched(first(u))) {
+        result.at[u].x = this->template load_edge<I>(first(u), place);
+      }
+    }
     return result;
   }
 
@@ -50,9 +54,10 @@ struct register_row : row_program<register_row<Outs, Ins, Width, U>, Outs, Ins> 
     held<computed_item<std::decay_t<decltype(f(h.item(*this, 0)[0]...))>, V>> result;
 #pragma unroll
     for (int u = 0; u < U; ++u)
+      if (this->touched(first(u))) {
 #pragma unroll
-      for (int v = 0; v < V; ++v)
-        if (v < elements(u)) result.at[u].x[v] = f(h.item(*this, u)[v]...);
+        for (int v = 0; v < V; ++v) result.at[u].x[v] = f(h.item(*this, u)[v]...);
+      }
     return result;
   }
 
@@ -60,7 +65,7 @@ struct register_row : row_program<register_row<Outs, Ins, Width, U>, Outs, Ins> 
   MN_FN void sweep(F per_vector, const H&... h) const {
 #pragma unroll
     for (int u = 0; u < U; ++u)
-      if (elements(u) > 0) per_vector(first(u), elements(u), h.item(*this, u)...);
+      if (this->touched(first(u))) per_vector(first(u), this->whole(first(u)), h.item(*this, u)...);
   }
 
   template <class Op, class A>

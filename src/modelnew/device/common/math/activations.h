@@ -10,25 +10,34 @@ namespace mn {
 
 namespace detail {
 
-// e^x = p 2^n for x <= 0, not yet multiplied: what is multiplied in first is rounded once, subnormal or not.
+// e^x = (p + low) 2^n for x <= 0, not yet multiplied: what is multiplied in first is rounded once, subnormal or not.
 template <class C>
 struct exp_parts {
-  C p;
+  C p, low;
   bits_of<C> n;
 };
 template <class C>
-MN_FN exp_parts<C> exp_nonpositive(C x, C low = C(0)) {
+MN_FN exp_parts<C> exp_nonpositive(C x, C extra = C(0)) {
   const reduced<C> a = reduce_ln2(at_least(x, sizeof(C) == 4 ? C(-110) : C(-750)));
-  return {exp_near_zero(a.r + low), a.n};
+  const split_value<C> e = exp_near_zero(a.high, a.low + extra);
+  return {e.high, e.low, a.n};
 }
 
-// x / (1 + e^-v) for v = high + low of the sign of x: x sigmoid(v). `vanished`: the result is 0 (NaN for x = -inf).
+// x / (1 + e^-v), v = high + low of the sign of x. `vanished`: the result is 0 (NaN for x = -inf).
+// The quotient is corrected by its own remainder, which takes in what the exponential and the product were rounded by.
 template <class C>
 MN_FN C times_sigmoid(C x, C high, C low, bool vanished) {
   const bool negative = x < C(0);
-  exp_parts<C> e = exp_nonpositive(negative ? high : -high, negative ? low : -low);
-  e.p = vanished ? C(0) : e.p;
-  return (negative ? scale(x * e.p, e.n) : x) / (C(1) + scale(e.p, e.n));
+  const exp_parts<C> e = exp_nonpositive(negative ? high : -high, negative ? low : -low);
+  const C power = scale(e.p, e.n), below = C(1) + power, below_low = power - (below - C(1));
+  const C product = x * e.p;
+  const C above = negative ? product : x, above_low = negative ? fma(x, e.p, -product) + x * e.low : C(0);
+  const C inverse = C(1) / below, quotient = above * inverse;
+  const C remainder = fma(-quotient, below, above) + (above_low - quotient * below_low);
+  const C corrected = fma(remainder, inverse, quotient);
+  const C result = vanished ? x * C(0) : corrected;
+  // from 40 on (the exponential is below the rounding of 1) the remainder of infinity would be NaN
+  return negative ? scale(result, e.n) : (x > C(40) ? x : result);
 }
 
 // log(1 + x) for 0 <= x <= 1
@@ -54,7 +63,9 @@ template <class C>
 MN_FN C sigmoid(C x) {
   const detail::exp_parts<C> a = detail::exp_nonpositive(-detail::magnitude(x));
   const C e = detail::scale(a.p, a.n);
-  return (x < C(0) ? e : C(1)) / (C(1) + e);
+  // below 0: e / (1 + e) = e - e^2 / (1 + e), where the quotient's roundings weigh less
+  const bool negative = x < C(0);
+  return (negative ? e : C(0)) + (negative ? -e * e : C(1)) / (C(1) + e);
 }
 
 template <class C>
@@ -77,17 +88,18 @@ MN_FN C silu(C x) {
   return detail::times_sigmoid(x, x, C(0), x < (sizeof(C) == 4 ? C(-110) : C(-750)));
 }
 
-// x times the normal distribution function of x
+// x times the normal distribution function of x, whose tail is exp(-x^2 / 2) times a rational function; in double, because
+// in float the many roundings would add up to 6 ulp.
 MN_FN float gelu(float x) {
-  const float t = detail::at_most(detail::magnitude(x), 14.5f);
-  const float half_square = 0.5f * t * t, error = fma(0.5f * t, t, -half_square);
-  detail::exp_parts<float> e = detail::exp_nonpositive(-half_square, -error);
-  e.p = x < -14.5f ? 0.0f : e.p;
-  const float top = detail::polynomial(t, 0x1p-1f, 0x1.c0d716p-2f, 0x1.774db8p-3f, 0x1.4ceaf0p-5f, 0x1.0dd2d2p-8f);
-  const float bottom = detail::polynomial(t, 0x1p+0f, 0x1.acadbcp+0f, 0x1.33dc5ap+0f, 0x1.e0c9b8p-2f, 0x1.a146e0p-4f,
-                                          0x1.522b72p-7f);
-  const float tail = detail::scale(e.p * (x < 0.0f ? x : -t) * (top / bottom), e.n);  // -|x| (1 - Phi(|x|))
-  return x < 0.0f ? tail : x + tail;
+  const double t = static_cast<double>(detail::at_most(detail::magnitude(x), 14.5f));
+  const double top = detail::polynomial(t, 0x1.00000019a2724p-1, 0x1.c0d9e5bf598bap-2, 0x1.775298cf81478p-3,
+                                        0x1.4cf25e9fa6200p-5, 0x1.0dddbb87bd67dp-8);
+  const double bottom = detail::polynomial(t, 1.0, 0x1.acaf2399548b8p+0, 0x1.33deb09e79d4cp+0, 0x1.e0d04364e9676p-2,
+                                           0x1.a1503133c270ap-4, 0x1.52391f4e3e273p-7);
+  const double tail = detail::exp_for_float(-0.5 * t * t) * top * detail::reciprocal_for_float(bottom);
+  const double below = x < -14.5f ? 0.0 : tail;  // 1 - Phi(|x|)
+  const float small = static_cast<float>(static_cast<double>(x) * below);
+  return x < 0.0f ? small : static_cast<float>(static_cast<double>(x) - t * tail);
 }
 MN_FN double gelu(double x) { return x * (0.5 * erfc(-0x1.6a09e667f3bcdp-1 * x)); }
 

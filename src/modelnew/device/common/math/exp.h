@@ -7,39 +7,46 @@ namespace mn {
 
 namespace detail {
 
-// x = n ln2 + r with |r| <= ln2 / 2; ln2 in two parts, the first short enough for n * high to be exact.
+// x = n ln2 + high + low with |high + low| <= ln2 / 2. The first part of ln2 is short: n times it is exact, and so is `high`.
 template <class C>
 struct reduced {
-  C r;
+  C high, low;
   bits_of<C> n;  // low bits of the shifted integer
 };
 MN_FN reduced<float> reduce_ln2(float x) {
   const rounded<float> n = round_near(x * 0x1.715476p+0f);
-  return {fma(n.value, 0x1.05c610p-29f, fma(n.value, -0x1.62e430p-1f, x)), n.shifted};
+  return {fma(n.value, -0x1.62e400p-1f, x), n.value * -0x1.7f7d1cp-20f, n.shifted};
 }
 MN_FN reduced<double> reduce_ln2(double x) {
   const rounded<double> n = round_near(x * 0x1.71547652b82fep+0);
-  return {fma(n.value, -0x1.a39ef35793c76p-33, fma(n.value, -0x1.62e42feep-1, x)), n.shifted};
+  return {fma(n.value, -0x1.62e42feep-1, x), n.value * -0x1.a39ef35793c76p-33, n.shifted};
 }
 
-// e^r - 1 for |r| <= ln2 / 2
-MN_FN float expm1_near_zero(float r) {
-  return fma(r * r, polynomial(r, 0x1p-1f, 0x1.555554p-3f, 0x1.5554f6p-5f, 0x1.1112fcp-7f, 0x1.6d3c7cp-10f, 0x1.9e21c2p-13f),
-             r);
+// (e^r - 1 - r) / r^2 for |r| <= ln2 / 2
+MN_FN float exp_tail(float r) {
+  return polynomial(r, 0x1p-1f, 0x1.555554p-3f, 0x1.5554f6p-5f, 0x1.1112fcp-7f, 0x1.6d3c7cp-10f, 0x1.9e21c2p-13f);
 }
-MN_FN double expm1_near_zero(double r) {
-  return fma(r * r,
-             polynomial(r, 0x1.0000000000000p-1, 0x1.5555555555559p-3, 0x1.555555555553fp-5, 0x1.111111110f6d6p-7,
-                        0x1.6c16c16c1f0b1p-10, 0x1.a01a01afd5238p-13, 0x1.a01a017bb5e19p-16, 0x1.71ddf87bda427p-19,
-                        0x1.27e5364e1e89ap-22, 0x1.af5e79a4607a1p-26, 0x1.1ee85523420a3p-29),
-             r);
+MN_FN double exp_tail(double r) {
+  return polynomial(r, 0x1.0000000000000p-1, 0x1.5555555555559p-3, 0x1.555555555553fp-5, 0x1.111111110f6d6p-7,
+                    0x1.6c16c16c1f0b1p-10, 0x1.a01a01afd5238p-13, 0x1.a01a017bb5e19p-16, 0x1.71ddf87bda427p-19,
+                    0x1.27e5364e1e89ap-22, 0x1.af5e79a4607a1p-26, 0x1.1ee85523420a3p-29);
 }
-// e^r for |r| <= ln2 / 2
-MN_FN float exp_near_zero(float r) {
-  const float p = polynomial(r, 0x1.fffffcp-2f, 0x1.555492p-3f, 0x1.5558aep-5f, 0x1.12397cp-7f, 0x1.6a4ef0p-10f);
-  return 1.0f + fma(r * r, p, r);
+
+// e^(high + low) as a sum whose second part is below the rounding of the first
+template <class C>
+struct split_value {
+  C high, low;
+};
+MN_FN float exp_tail_short(float r) {  // enough next to 1, not next to r
+  return polynomial(r, 0x1.fffffcp-2f, 0x1.555492p-3f, 0x1.5558aep-5f, 0x1.12397cp-7f, 0x1.6a4ef0p-10f);
 }
-MN_FN double exp_near_zero(double r) { return 1.0 + expm1_near_zero(r); }
+MN_FN double exp_tail_short(double r) { return exp_tail(r); }
+template <class C>
+MN_FN split_value<C> exp_near_zero(C high, C low) {
+  const C r = high + low, start = C(1) + high, rest = (high - (start - C(1))) + low;
+  const C tail = fma(r * r, exp_tail_short(r), rest), sum = start + tail;
+  return {sum, (start - sum) + tail};
+}
 
 // Clamps that let NaN through: outside them the result is 0, infinity or -1 whatever the argument.
 template <class C>
@@ -54,16 +61,35 @@ MN_FN C at_least(C x, C limit) {
 template <class C>
 MN_FN C exp_within(C x) {
   const reduced<C> a = reduce_ln2(x);
-  return scale(exp_near_zero(a.r), a.n);
+  return scale(exp_near_zero(a.high, a.low).high, a.n);
 }
 
 // e^x - 1 for x <= 89 (709.8): half of 2^n is used, so that n = 128 (1024) does not overflow early.
 template <class C>
 MN_FN C expm1_within(C x) {
   const reduced<C> a = reduce_ln2(x);
-  const C half_power = power_of_two<C>(a.n - 1);
-  const C result = C(2) * fma(half_power, expm1_near_zero(a.r), half_power - C(0.5));
+  const C r = a.high + a.low, half_power = power_of_two<C>(a.n - 1);
+  const C result = C(2) * fma(half_power, fma(r * r, exp_tail(r), a.low), fma(half_power, a.high, half_power - C(0.5)));
   return magnitude(x) < (sizeof(C) == 4 ? C(0x1p-26) : C(0x1p-55)) ? x : result;
+}
+
+}  // namespace detail
+
+namespace detail {
+
+// e^x in double, good to 2^-34: enough where the result becomes a float. |x| <= 700.
+MN_FN double exp_for_float(double x) {
+  const rounded<double> n = round_near(x * 0x1.71547652b82fep+0);
+  const double r = fma(n.value, -0x1.62e42fefa39efp-1, x);
+  const double p = polynomial(r, 0x1.0000003a254b9p-1, 0x1.555554433c56dp-3, 0x1.55548dc166f79p-5, 0x1.111270ac1f475p-7,
+                              0x1.6d8d09405451bp-10, 0x1.9f08a552021d8p-13);
+  return fma(r * r, p, 1.0 + r) * power_of_two<double>(n.shifted);
+}
+
+// 1 / x in double, good to 2^-45, for x in the range of float: a float quotient and one step of Newton's method
+MN_FN double reciprocal_for_float(double x) {
+  const double r = static_cast<double>(1.0f / static_cast<float>(x));
+  return r * (2.0 - x * r);
 }
 
 }  // namespace detail

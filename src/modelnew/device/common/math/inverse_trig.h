@@ -7,20 +7,20 @@ namespace mn {
 
 namespace detail {
 
-// asin(s) for 0 <= s <= 1/2, z = s^2
+// asin(s) for 0 <= s <= 5/8, z = s^2
 MN_FN float asin_near_zero(float s, float z) {
-  return fma(s * z, polynomial(z, 0x1.55554cp-3f, 0x1.3338a4p-4f, 0x1.6ca98ap-5f, 0x1.04b9c6p-5f, 0x1.d6ee4ep-7f, 0x1.340e28p-5f),
-             s);
+  return fma(s * z, polynomial(z, 0x1.555576p-3f, 0x1.332376p-4f, 0x1.7044cap-5f, 0x1.bff7b8p-6f, 0x1.3647c2p-5f,
+                               -0x1.8a0190p-6f, 0x1.076144p-4f), s);
 }
 
-// asin(|x|): from 1/2 on through asin(x) = pi/2 - 2 asin(sqrt((1 - x) / 2))
+// asin(|x|): from 5/8 on through asin(x) = pi/2 - 2 asin(sqrt((1 - x) / 2))
 struct half_angle {
   float value;  // asin(|x|) where `direct`, else asin(sqrt((1 - |x|) / 2))
   bool direct;
 };
 MN_FN half_angle asin_parts(float x) {
   const float m = magnitude(x);
-  const bool direct = m < 0.5f;
+  const bool direct = m < 0.625f;
   const float z = direct ? m * m : 0.5f * (1.0f - m);  // below 0 beyond 1, where the root makes NaN
   return {asin_near_zero(direct ? m : sqrt(z), z), direct};
 }

@@ -1,0 +1,101 @@
+"""Two measurements of the same thing, older and newer: what became slower."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from modelnew.bench.documents import Document, measurements
+from modelnew.errors import BenchError
+
+
+@dataclass(frozen=True)
+class Change:
+    """One variant. ratio: new speed / old speed (below 1: slower), inside [low, high] at 95 % confidence.
+
+    Speeds are those against the baseline of the same run, so that a busier or slower machine is not taken for a change.
+    `reason` is set when the variant cannot be compared because the new run has no time for it.
+    """
+
+    measurement: str
+    variant: str
+    old_s: float
+    new_s: float | None
+    ratio: float | None
+    low: float | None
+    high: float | None
+    regressed: bool
+    reason: str = ""
+
+    def as_dict(self) -> dict[str, object]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """threshold: a share, such as 0.05; what is slower by more, beyond its interval, has regressed; so has what
+    fails now."""
+
+    changes: tuple[Change, ...]
+    threshold: float
+    same_machine: bool
+
+    @property
+    def regressed(self) -> bool:
+        return any(change.regressed for change in self.changes)
+
+    def as_dict(self) -> dict[str, object]:
+        """Schema "modelnew.bench-compare/1": threshold, same_machine, regressed, changes (the fields of `Change`)."""
+        return {
+            "schema": "modelnew.bench-compare/1",
+            "threshold": self.threshold,
+            "same_machine": self.same_machine,
+            "regressed": self.regressed,
+            "changes": [change.as_dict() for change in self.changes],
+        }
+
+
+def compare(old: Document, new: Document, threshold: float = 0.05) -> Comparison:
+    """Compares every variant of `old` that is not a baseline's own row with the one of the same name in `new`.
+
+    Variants that only `new` has are left out. Raises BenchError when the two have no measurement in common.
+    """
+    before, after = dict(measurements(old)), dict(measurements(new))
+    common = [label for label in before if label in after]
+    if not common:
+        raise BenchError("the two have no measurement in common", doing="comparing measurements")
+    changes = []
+    for label in common:
+        variants = {variant["name"]: variant for variant in after[label]["variants"]}
+        for variant in before[label]["variants"][1:]:
+            if variant["status"] == "timed":
+                changes.append(_change(label, variant, variants.get(variant["name"]), threshold))
+    machines = [{(report["machine"]["name"], report["device"]) for report in side.values()} for side in (before, after)]
+    return Comparison(tuple(changes), threshold, machines[0] == machines[1])
+
+
+def _change(label: str, old: Mapping[str, object], new: Mapping[str, object] | None, threshold: float) -> Change:
+    name, old_s = str(old["name"]), _number(old["seconds"])
+    if new is None or new["status"] != "timed":
+        reason = "is not in the new run" if new is None else str(new["reason"])
+        return Change(label, name, old_s, None, None, None, None, regressed=new is not None, reason=reason)
+    centre = math.log(_number(new["ratio"]) / _number(old["ratio"]))
+    half = math.hypot(_half_width(old), _half_width(new))
+    high = math.exp(min(centre + half, 700.0))
+    regressed = math.exp(centre) < 1 - threshold and high < 1
+    return Change(
+        label, name, old_s, _number(new["seconds"]), math.exp(centre), math.exp(centre - half), high, regressed
+    )
+
+
+def _half_width(variant: Mapping[str, object]) -> float:
+    """In log ratio; very wide where the interval has no upper end."""
+    if variant["low"] in (0, None) or variant["high"] is None:
+        return 100.0
+    return math.log(_number(variant["high"]) / _number(variant["low"])) / 2
+
+
+def _number(value: object) -> float:
+    assert isinstance(value, (int, float))
+    return float(value)

@@ -1,0 +1,235 @@
+"""Pictures of measurements, readable on light and dark backgrounds.
+
+In SVG, text and axes take the colour of the text around the picture, or of the reader's colour scheme where it stands
+alone, on no background. PNG has a white one. Needs matplotlib (the extra `plot`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from modelnew.bench.documents import FOLDER, SWEEP, Document, measurements
+from modelnew.errors import OutputError, UsageError
+
+Axes = Any  # matplotlib is not always there
+
+# Okabe and Ito's colours that keep at least 3 : 1 against white and against near-black
+_COLOURS = ("#0080c0", "#d55e00", "#009e73", "#b06090", "#8a7f00", "#7a7a7a")
+_MARKERS = "osD^vP"
+_INK = "#010203"  # replaced by currentColor in SVG
+_STYLE = "<style>svg{color:#1f2328}@media (prefers-color-scheme: dark){svg{color:#e6edf3}}</style>"
+FORMATS = (".svg", ".png")
+
+
+def draw(document: Document, path: Path) -> None:
+    """Writes the picture of a measurement, as its suffix says. Raises UsageError for another suffix, OutputError."""
+    if path.suffix not in FORMATS:
+        raise UsageError(f"pictures are written as {' or '.join(FORMATS)}", doing="drawing", on=str(path))
+    data = picture(document, path.suffix)
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise OutputError(f"cannot be written: {error.strerror}", doing="drawing", on=str(path)) from None
+
+
+def picture(document: Document, suffix: str = ".svg") -> bytes:
+    """The picture: bars and, where the floor is known, a roofline; curves for a sweep; speed-ups for a folder."""
+    matplotlib = _matplotlib("matplotlib")
+    ink = _INK if suffix == ".svg" else "#1f2328"
+    names = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    settings: dict[str, object] = dict.fromkeys(names, ink) | {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "modelnew",
+        "font.family": ["DejaVu Sans", "sans-serif"],
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+    with matplotlib.rc_context(settings):
+        figure = _figure(document)
+        out = io.BytesIO()
+        options: dict[str, Any] = {"metadata": {"Date": None}} if suffix == ".svg" else {"dpi": 160}
+        figure.savefig(out, format=suffix[1:], transparent=suffix == ".svg", bbox_inches="tight", **options)
+    data = out.getvalue()
+    if suffix == ".svg":
+        text = data.decode().replace(_INK, "currentColor")
+        head, tag, rest = text.partition("<defs>")
+        data = (head + _STYLE + tag + rest).encode()
+    return data
+
+
+def _matplotlib(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        hint = "Install it: pip install 'modelnew[plot]'"
+        raise UsageError("drawing needs matplotlib", doing="drawing", hint=hint) from None
+
+
+def _figure(document: Document) -> Any:
+    new_figure = _matplotlib("matplotlib.figure").Figure
+    if document["schema"] == SWEEP:
+        figure = new_figure(figsize=(7, 4.2), layout="constrained")
+        _curves(figure.subplots(), document)
+    elif document["schema"] == FOLDER:
+        figure = new_figure(figsize=(7, 1.2 + 0.32 * max(1, len(document["tasks"]))), layout="constrained")
+        _speedups(figure.subplots(), document)
+    else:
+        floor = document["floor"]
+        figure = new_figure(
+            figsize=(7, 0.9 + 0.42 * len(document["variants"]) + (3.6 if floor else 0)), layout="constrained"
+        )
+        if floor:
+            bars, roof = figure.subplots(2, 1, height_ratios=[0.42 * len(document["variants"]) + 0.4, 3.6])
+            _roofline(roof, document)
+        else:
+            bars = figure.subplots()
+        _bars(bars, document)
+    return figure
+
+
+def _timed(report: Document) -> list[dict[str, Any]]:
+    return [variant for variant in report["variants"] if variant["status"] == "timed"]
+
+
+def _colours(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    unique = list(dict.fromkeys(names))
+    return {name: (_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]) for i, name in enumerate(unique)}
+
+
+def _unit(seconds: float) -> tuple[str, float]:
+    for unit, scale in (("s", 1.0), ("ms", 1e3)):
+        if seconds * scale >= 1:
+            return unit, scale
+    return "µs", 1e6
+
+
+def _bars(axes: Axes, report: Document) -> None:
+    """Time per call of every variant; the floor as a line, speed-ups beside the bars."""
+    timed = _timed(report)
+    unit, scale = _unit(max(variant["seconds"] for variant in timed))
+    colours = _colours([variant["name"] for variant in report["variants"]])
+    longest = max(variant["seconds"] for variant in timed) * scale
+    for place, variant in enumerate(report["variants"]):
+        if variant["status"] != "timed":
+            axes.text(0.01 * longest, place, "failed", va="center", style="italic")
+            continue
+        value = variant["seconds"] * scale
+        axes.barh(place, value, color=colours[variant["name"]][0], height=0.62)
+        label = f"{value:.3g} {unit}" + (f"  ({variant['ratio']:.2f}×)" if place else "")
+        axes.text(value + 0.01 * longest, place, label, va="center")
+    if report["floor"]:
+        axes.axvline(report["floor"]["seconds"] * scale, color=_COLOURS[-1], linestyle="--", linewidth=1.2)
+        axes.text(report["floor"]["seconds"] * scale, -0.62, " floor", va="bottom", fontsize="small")
+    axes.set_yticks(range(len(report["variants"])), [variant["name"] for variant in report["variants"]])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.3 * longest)
+    axes.set_xlabel(f"time per call [{unit}], lower is better")
+    axes.set_title(f"{Path(report['subject']).name} on {report['machine']['name']}", loc="left", fontsize="medium")
+
+
+def _roofline(axes: Axes, report: Document) -> None:
+    """Achieved rate over intensity, under what the machine was measured to reach. Without products, the rate is in
+    bytes."""
+    floor = report["floor"]
+    moved = floor["bytes_read"] + floor["bytes_written"]
+    flops, rates = sum(floor["flops"].values()), floor["rates"]
+    colours = _colours([variant["name"] for variant in report["variants"]])
+    if not flops:
+        _bandwidth(axes, report, moved, colours)
+        return
+    peak = flops / sum(count / rates["flops_per_s"][dtype] for dtype, count in floor["flops"].items() if count)
+    here, ridge = flops / moved, peak / rates["bytes_per_s"]
+    left, right = min(here, ridge) / 8, max(here, ridge) * 8
+    axes.plot([left, ridge, right], [v / 1e9 for v in (left * rates["bytes_per_s"], peak, peak)], color=_COLOURS[-1])
+    for variant in _timed(report):
+        colour, marker = colours[variant["name"]]
+        axes.plot(here, flops / variant["seconds"] / 1e9, marker, color=colour, label=variant["name"], markersize=8)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("intensity [flop/byte]")
+    axes.set_ylabel("rate [Gflop/s]")
+    axes.set_title("roofline, as measured on this machine", loc="left", fontsize="medium")
+    axes.grid(visible=True, which="major", alpha=0.25)
+    axes.legend(frameon=False, fontsize="small")
+
+
+def _bandwidth(axes: Axes, report: Document, moved: int, colours: dict[str, tuple[str, str]]) -> None:
+    """A model without products only moves bytes: how near each variant comes to the machine's best rate."""
+    best = report["floor"]["rates"]["bytes_per_s"] / 1e9
+    timed = _timed(report)
+    for place, variant in enumerate(timed):
+        rate = moved / variant["seconds"] / 1e9
+        axes.barh(place, rate, color=colours[variant["name"]][0], height=0.62)
+        axes.text(rate + 0.01 * best, place, f"{rate:.3g} GB/s, {100 * rate / best:.0f} %", va="center")
+    axes.axvline(best, color=_COLOURS[-1], linestyle="--", linewidth=1.2)
+    axes.text(best, -0.62, " best measured rate", va="bottom", fontsize="small")
+    axes.set_yticks(range(len(timed)), [variant["name"] for variant in timed])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.35 * max(best, *(moved / variant["seconds"] / 1e9 for variant in timed)))
+    axes.set_xlabel("useful bytes per second [GB/s], higher is better")
+
+
+def _curves(axes: Axes, document: Document) -> None:
+    """Time per call over the swept constant, one curve per variant, and the floor."""
+    points = [(point["value"], point["report"]) for point in document["points"] if point["report"]]
+    values = _positions([value for value, _ in points])
+    series: dict[str, list[tuple[float, float]]] = {}
+    for position, (_, report) in zip(values, points, strict=True):
+        for variant in _timed(report):
+            series.setdefault(variant["name"], []).append((position, variant["seconds"]))
+        if report["floor"]:
+            series.setdefault("floor", []).append((position, report["floor"]["seconds"]))
+    unit, scale = _unit(max(seconds for curve in series.values() for _, seconds in curve))
+    colours = _colours([name for name in series if name != "floor"]) | {"floor": (_COLOURS[-1], "")}
+    for name, curve in series.items():
+        colour, marker = colours[name]
+        style = "--" if name == "floor" else "-"
+        axes.plot([p for p, _ in curve], [s * scale for _, s in curve], style, marker=marker, color=colour, label=name)
+    numeric = all(_is_number(value) for value, _ in points)
+    if numeric and all(position > 0 for position in values):
+        axes.set_xscale("log", base=2)
+    axes.set_xticks(values, [value for value, _ in points])
+    axes.minorticks_off()
+    axes.set_yscale("log")
+    axes.set_xlabel(document["name"])
+    axes.set_ylabel(f"time per call [{unit}]")
+    axes.set_title(Path(document["subject"]).name, loc="left", fontsize="medium")
+    axes.grid(visible=True, alpha=0.25)
+    axes.legend(frameon=False, fontsize="small")
+
+
+def _positions(values: Sequence[str]) -> list[float]:
+    return [float(v) for v in values] if all(map(_is_number, values)) else [float(i) for i in range(len(values))]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _speedups(axes: Axes, document: Document) -> None:
+    """Speed against eager of every task's candidate, with its interval."""
+    found = [(label, report["variants"][-1]) for label, report in measurements(document)]
+    for place, (_, variant) in enumerate(found):
+        if variant["status"] != "timed":
+            axes.text(1.0, place, "failed", va="center", style="italic")
+            continue
+        low, high = variant["low"] or variant["ratio"], variant["high"] or variant["ratio"]
+        axes.plot([low, high], [place, place], color=_COLOURS[0], linewidth=1.5)
+        axes.plot(variant["ratio"], place, "o", color=_COLOURS[0])
+        axes.text(high * 1.05, place, f"{variant['ratio']:.2f}×", va="center", fontsize="small")
+    axes.axvline(1.0, color=_COLOURS[-1], linestyle="--", linewidth=1.2)
+    axes.set_yticks(range(len(found)), [label for label, _ in found])
+    axes.invert_yaxis()
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
+    axes.minorticks_off()
+    axes.margins(x=0.15)
+    axes.set_xlabel("speed against eager, higher is better")

@@ -1,0 +1,7 @@
+"""What `modelnew.check` offers, in one module."""
+
+from modelnew.check.file import check_file, check_files
+from modelnew.check.live import check_module
+from modelnew.check.report import SCHEMA, CaseResult, Report
+
+__all__ = ["SCHEMA", "CaseResult", "Report", "check_file", "check_files", "check_module"]

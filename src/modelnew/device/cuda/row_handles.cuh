@@ -1,0 +1,108 @@
+// Handles of rows that are swept vector by vector: `start` asks memory for what a vector needs, `item` gives the vector,
+// so that a sweep can start several. What has a place in shared memory is written there in the first sweep.
+#pragma once
+
+#include "cuda/row_program.cuh"
+
+namespace mn {
+
+// This thread's item of a step.
+template <class Item>
+MN_FN Item& kept_item(Item* place, int64_t step) {
+  return place[step * blockDim.x + threadIdx.x];
+}
+
+template <class Row, size_t I, class S>
+struct loaded {
+  using item_type = stored_item<S, Row::V>;
+  using raw = item_type;
+  static constexpr int operand = Row::outputs + I;
+  item_type* place;
+  mutable bool seen = false;
+
+  MN_FN bool kept() const { return place && seen; }
+  MN_FN bool vectored(const Row& row) const { return kept() || (row.vectored >> I & 1); }
+  MN_FN void start(const Row& row, int64_t first, int64_t run, raw& r) const {
+    if (!kept()) r.x = row.template load_whole<I>(row.o.template inside<operand>(first, run));
+  }
+  MN_FN void start_edge(const Row& row, int64_t first, raw& r) const {
+    if (!kept()) r.x = row.template load_edge<I>(first, row.o.template inside<operand>(first));
+  }
+  MN_FN item_type item(const Row&, int64_t step, int64_t, const raw& r) const {
+    if (kept()) return kept_item(place, step);
+    if (place) kept_item(place, step) = r;
+    return r;
+  }
+  MN_FN void swept() const { seen = true; }
+};
+
+template <class Row>
+struct counted {
+  struct raw {};
+  MN_FN bool vectored(const Row&) const { return true; }
+  MN_FN void start(const Row&, int64_t, int64_t, raw&) const {}
+  MN_FN void start_edge(const Row&, int64_t, raw&) const {}
+  MN_FN index_item item(const Row& row, int64_t, int64_t first, const raw&) const { return {first, row.size() - 1}; }
+  MN_FN void swept() const {}
+};
+
+template <class Row, class F, class... H>
+struct computed {
+  using value = std::decay_t<decltype(std::declval<const F&>()(std::declval<const H&>().item(
+      std::declval<const Row&>(), 0, 0, std::declval<const typename H::raw&>())[0]...))>;
+  using item_type = computed_item<value, Row::V>;
+  using raw = pack<typename H::raw...>;
+  F f;
+  pack<H...> from;
+  item_type* place;
+  mutable bool seen = false;
+
+  MN_FN bool kept() const { return place && seen; }
+  MN_FN bool vectored(const Row& row) const { return kept() || all_vectored(row, own{}); }
+  MN_FN void start(const Row& row, int64_t first, int64_t run, raw& r) const {
+    if (!kept()) start_all(row, first, run, r, own{});
+  }
+  MN_FN void start_edge(const Row& row, int64_t first, raw& r) const {
+    if (!kept()) start_edges(row, first, r, own{});
+  }
+  MN_FN item_type item(const Row& row, int64_t step, int64_t first, const raw& r) const {
+    if (kept()) return kept_item(place, step);
+    const item_type result = compute(row, step, first, r, own{});
+    if (place) kept_item(place, step) = result;
+    return result;
+  }
+  MN_FN void swept() const {
+    if (!kept()) all_swept(own{});
+    seen = true;
+  }
+
+ private:
+  using own = indices_to<sizeof...(H)>;
+
+  template <size_t... K>
+  MN_FN bool all_vectored(const Row& row, detail::indices<K...>) const {
+    return (get<K>(from).vectored(row) && ...);
+  }
+  template <size_t... K>
+  MN_FN void start_all(const Row& row, int64_t first, int64_t run, raw& r, detail::indices<K...>) const {
+    (get<K>(from).start(row, first, run, get<K>(r)), ...);
+  }
+  template <size_t... K>
+  MN_FN void start_edges(const Row& row, int64_t first, raw& r, detail::indices<K...>) const {
+    (get<K>(from).start_edge(row, first, get<K>(r)), ...);
+  }
+  template <size_t... K>
+  MN_FN item_type compute(const Row& row, int64_t step, int64_t first, const raw& r, detail::indices<K...>) const {
+    const auto items = values(get<K>(from).item(row, step, first, get<K>(r))...);
+    item_type result;
+#pragma unroll
+    for (int v = 0; v < Row::V; ++v) result.x[v] = f(get<K>(items)[v]...);
+    return result;
+  }
+  template <size_t... K>
+  MN_FN void all_swept(detail::indices<K...>) const {
+    (get<K>(from).swept(), ...);
+  }
+};
+
+}  // namespace mn

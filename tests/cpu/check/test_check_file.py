@@ -1,0 +1,169 @@
+"""`check_file` on whole files: what the candidate's process may do, and what becomes of it."""
+
+import json
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from modelnew.check import check_file, check_files
+from modelnew.errors import CheckError
+from modelnew.problem import Problem
+
+REFERENCE = """
+import torch
+import torch.nn as nn
+batch, width, hidden = 16, 40, 24
+class Model(nn.Module):
+    def __init__(self, width, hidden):
+        super().__init__()
+        self.linear = nn.Linear(width, hidden)
+    def forward(self, x):
+        return torch.softmax(self.linear(x), -1)
+def get_inputs():
+    return [torch.rand(batch, width)]
+def get_init_inputs():
+    return [width, hidden]
+"""
+
+HEAD = """
+import torch, os, time
+import torch.nn as nn
+class ModelNew(nn.Module):
+    def __init__(self, width, hidden):
+        super().__init__()
+        self.linear = nn.Linear(width, hidden)
+"""
+
+
+@pytest.fixture(scope="module")
+def problem(tmp_path_factory) -> Problem:
+    path = tmp_path_factory.mktemp("reference") / "reference.py"
+    path.write_text(REFERENCE)
+    return Problem.load(path)
+
+
+def candidate(folder: Path, forward: str, head: str = HEAD) -> Path:
+    path = folder / "candidate.py"
+    body = textwrap.indent(textwrap.dedent(forward).strip(), " " * 8)
+    path.write_text(f"{head}    def forward(self, x):\n{body}\n")
+    return path
+
+
+def judged(problem, tmp_path, forward, head=HEAD, **options):
+    return check_file(problem, candidate(tmp_path, forward, head), seed=5, **options)
+
+
+def test_the_same_model_is_accepted(problem, tmp_path):
+    report = judged(problem, tmp_path, "return self.linear(x).softmax(-1)")
+    assert report.accepted is True, report.headline
+    assert report.headline.startswith("accepted: error ")
+    assert {case.outcome for case in report.cases} == {"accepted"}
+    names = {case.name for case in report.cases}
+    assert {"shipped", "one-hot", "batch 1", "transposed memory", "special values", "new values, same address"} <= names
+    data = json.loads(report.as_json())
+    assert data["schema"] == 1 and data["accepted"] is True and len(data["cases"]) == len(report.cases)
+
+
+def test_several_candidates_share_the_truth_and_a_seed_repeats_a_check(problem, tmp_path):
+    path = candidate(tmp_path, "return self.linear(x).softmax(-1) * (1 + 2e-7)")
+    one, two = check_files(problem, [path, path], seed=11)
+    assert [case.r for case in one.cases] == [case.r for case in two.cases]
+
+
+@pytest.mark.parametrize(
+    ("forward", "reason"),
+    [
+        ("return torch.zeros(x.shape[0], 24)", "rms error"),
+        ("x.mul_(1); x[0, 0] += 1; return torch.softmax(self.linear(x), -1)", "input 0 is changed"),
+        ("return torch.softmax(self.linear(x), -1).double()", "output is fp64, the reference's fp32"),
+        ("return torch.softmax(self.linear(x), -1)[None]", "shape (1, 16, 24)"),
+        ("return torch.softmax(self.linear(x), -1), 1", "it returns list(tensor, int), the reference tensor"),
+        ("return torch.softmax(self.linear(x), 0)", "rms error"),
+        ("os.abort()", "crashed with SIGABRT"),
+        ("os._exit(0)", "ended the process (exit code 0)"),
+        ("raise SystemExit(0)", "it raises SystemExit"),
+        ("return self.linear(x).softmax(-1).t().contiguous().t()", "view() on it would fail"),
+    ],
+)
+def test_wrong_candidates_are_rejected_with_the_reason(problem, tmp_path, forward, reason):
+    report = judged(problem, tmp_path, forward)
+    assert report.accepted is False
+    assert reason in next(case.reason for case in report.cases if case.outcome == "rejected")
+    assert report.headline.startswith("rejected: ")
+
+
+def test_a_wrong_size_is_named_with_the_element(problem, tmp_path):
+    forward = """
+    y = torch.softmax(self.linear(x), -1)
+    if x.shape[0] == 1:
+        y[0, 3] = 0.5
+    return y
+    """
+    report = judged(problem, tmp_path, forward)
+    assert report.headline.startswith("rejected: wrong for batch 1 (row 0, col 3: 0.5, truth ")
+
+
+def test_an_error_at_another_size_is_a_refusal(problem, tmp_path):
+    forward = """
+    if x.shape[0] != 16:
+        raise ValueError("only 16 rows")
+    return torch.softmax(self.linear(x), -1)
+    """
+    report = judged(problem, tmp_path, forward)
+    assert report.accepted is True
+    refused = [case.name for case in report.cases if case.outcome == "refused"]
+    assert refused == ["batch 1", "batch 7", "batch 31", "batch 33"]
+
+
+def test_a_hang_ends_with_its_reason(problem, tmp_path):
+    report = judged(problem, tmp_path, "time.sleep(1000)", time_limit=10.0)
+    assert report.accepted is False and "no answer after 10 s while the call" in report.headline
+
+
+def test_memory_without_end_ends_with_its_reason(problem, tmp_path):
+    forward = """
+    kept = []
+    while True:
+        kept.append(torch.ones(2**24))
+        time.sleep(0.01)
+    """
+    report = judged(problem, tmp_path, forward, memory_limit=1 << 30)
+    assert report.accepted is False and "of memory while the call (limit 1.1 GB)" in report.headline
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("import no_such_module_at_all\n", "ModuleNotFoundError"),
+        ("x = = 1\n", "SyntaxError"),
+        ("import torch\nclass Model(torch.nn.Module): pass\n", "defines no class ModelNew"),
+        (HEAD + "    def forward(self, x): return x\ntorch.set_default_dtype(torch.float64)\n", "default dtype"),
+    ],
+)
+def test_files_that_do_not_load(problem, tmp_path, text, reason):
+    path = tmp_path / "candidate.py"
+    path.write_text(text)
+    report = check_file(problem, path, seed=1)
+    assert report.accepted is False and reason in report.headline
+
+
+def test_parameters_of_other_names_are_refused(problem, tmp_path):
+    head = HEAD.replace("self.linear =", "self.fc =")
+    report = judged(problem, tmp_path, "return torch.softmax(self.fc(x), -1)", head)
+    assert report.accepted is False and "parameters cannot be loaded" in report.headline
+
+
+def test_a_missing_file_is_an_error(problem, tmp_path):
+    with pytest.raises(CheckError, match="no such file"):
+        check_file(problem, tmp_path / "nothing.py")
+
+
+def test_a_reference_that_ignores_its_inputs_is_undecidable(tmp_path):
+    path = tmp_path / "reference.py"
+    path.write_text(REFERENCE.replace("torch.softmax(self.linear(x), -1)", "torch.softmax(self.linear(x)[:, :1], -1)"))
+    report = check_file(
+        Problem.load(path), candidate(tmp_path, "return torch.softmax(self.linear(x)[:, :1], -1)"), seed=1
+    )
+    assert report.accepted is None
+    assert "does not depend on its inputs" in report.headline

@@ -1,0 +1,75 @@
+"""Builds the C++ of these tests against the device library and calls it on tensors."""
+
+import ctypes
+import hashlib
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).parent
+DEVICE = HERE.parents[2] / "src" / "modelnew" / "device"
+FLAGS = (
+    *("-O3", "-march=native", "-std=c++17", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
+    *("-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"),
+)
+CXX_TYPES = {
+    torch.float32: "float",
+    torch.float64: "double",
+    torch.float16: "mn::half",
+    torch.bfloat16: "mn::bf16",
+    torch.int8: "int8_t",
+    torch.uint8: "uint8_t",
+    torch.int16: "int16_t",
+    torch.int32: "int32_t",
+    torch.int64: "int64_t",
+    torch.bool: "bool",
+}
+
+
+@cache
+def build_folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="modelnew-device-tests-"))
+
+
+@cache
+def built(source: str, options: tuple[str, ...], flags: Sequence[str], output: str) -> "Path | str":
+    """Where the library is, or the compiler's complaint: a source that does not compile is compiled once."""
+    compiler = shutil.which("g++")
+    assert compiler, "these tests compile C++: install g++"
+    name = hashlib.sha256(repr((source, options, flags)).encode()).hexdigest()[:16]
+    path = build_folder() / f"{Path(source).stem}-{name}.{output}"
+    command = [compiler, *flags, *options, f"-I{DEVICE}", str(HERE / source), "-o", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return path if done.returncode == 0 else f"{' '.join(command)}\n{done.stderr}"
+
+
+def build(source: str, *options: str, flags: Sequence[str] = FLAGS, output: str = "so") -> Path:
+    """Path of `source` (a file beside this one) compiled with `flags` and `options`."""
+    path = built(source, options, flags, output)
+    assert isinstance(path, Path), path
+    return path
+
+
+@cache
+def load(source: str, *options: str, flags: Sequence[str] = FLAGS) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(build(source, *options, flags=flags)))
+    if hasattr(library, "function_name"):
+        library.function_name.restype = ctypes.c_char_p
+        library.truth_of_float.restype = ctypes.c_double
+    return library
+
+
+def pointer(tensor: torch.Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def launch(library: ctypes.CDLL, name: str, tensors: Sequence[torch.Tensor], numbers: Sequence[int], threads: int) -> None:
+    """Call the kernel `name` on outputs, then inputs, with a plan's numbers."""
+    plan = (ctypes.c_int64 * len(numbers))(*numbers)
+    code = getattr(library, name)(*map(pointer, tensors), plan, ctypes.c_int64(threads))
+    assert code == 0, f"{name}: error {code}"
