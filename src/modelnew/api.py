@@ -18,11 +18,12 @@ from modelnew import reference as reference_file
 from modelnew.bench import bench_file as time_file
 from modelnew.bench import bench_modules, floor, machine
 from modelnew.bench.floor import Floor
+from modelnew.bench.products import faster_products
 from modelnew.bench.report import Report as BenchReport
 from modelnew.check import check_files as judge_files
 from modelnew.check import check_module
 from modelnew.check.report import Report as CheckReport
-from modelnew.compiler import LiveModule, Program, compile_source
+from modelnew.compiler import LiveModule, Program, compile_source, with_products
 from modelnew.errors import BenchError, MemoryShortError, UsageError
 from modelnew.explain import Explanation, work_of
 from modelnew.live import load_source, wrap
@@ -60,6 +61,7 @@ def optimize(model: nn.Module, *inputs: object) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise UsageError(f"optimize takes a module, not a {type(model).__name__}", hint="modelnew.optimize(model, *inputs)")
     program = compile_source(LiveModule(model, inputs))
+    program = with_products(program, frozenset(faster_products(program.captured)))
     name = type(model).__name__
     comment = f"# Model is the class {type(model).__module__}.{type(model).__qualname__} of the module that was given."
     origin = Origin(name, None, f"modelnew.optimize({name}(…), …)", modelnew.__version__, imports=comment)
@@ -122,7 +124,7 @@ def optimize_file(
 ) -> OptimizeResult:
     """Writes the optimised file and its report beside it. A rejected one gets the suffix `.rejected.py` instead."""
     place = str(device_named(device))
-    problem, program, text, shown = _compile_file(path, overrides, place, dtype, show, progress)
+    problem, program, text, shown = _compile_file(path, overrides, place, dtype, show, progress, measure=bench)
     report: dict[str, Any] = {"schema": "modelnew.optimize/1", "modelnew": modelnew.__version__, "reference": path.name}
     summary = [*([shown] if shown else []), *_fused(program)]
     with tempfile.TemporaryDirectory(prefix="modelnew-") as folder:
@@ -187,7 +189,7 @@ def bench_file(
 ) -> BenchReport:
     """Times the candidates, or the file that `optimize_file` would write, against eager and torch.compile."""
     place = str(device_named(device))
-    problem, program, text, _ = _compile_file(path, overrides, place, dtype, None, progress)
+    problem, program, text, _ = _compile_file(path, overrides, place, dtype, None, progress, measure=True)
     with tempfile.TemporaryDirectory(prefix="modelnew-") as folder:
         if not candidates:
             candidates = [Path(folder) / f"{path.stem}_new.py"]
@@ -202,8 +204,13 @@ def _compile_file(
     dtype: str | None,
     show: str | None,
     progress: Progress,
+    *,
+    measure: bool = False,
 ) -> tuple[Problem, Program, str, str]:
-    """The problem, its program, the text of the optimised file, and what `show` asked to see."""
+    """The problem, its program, the text of the optimised file, and what `show` asked to see.
+
+    measure: let a measurement choose between the libraries that compute a product.
+    """
     if show is not None and show not in (*PASSES, "all"):
         raise UsageError(f"there is no pass {show!r}", doing="reading --show", hint=f"Choose from {', '.join(PASSES)}, all.")
     progress(f"reading {path.name}")
@@ -217,6 +224,9 @@ def _compile_file(
             seen.append(f"== {name}\n{value}")
 
     program = compile_source(source, keep)
+    if measure and device == "cpu":
+        progress("measuring products")
+        program = with_products(program, frozenset(faster_products(program.captured)))
     model, _ = source.abstract()
     args, kwargs = reference_file.constructor_arguments(problem.path, problem.module)
     settings = [f"--set {name}={shlex.quote(str(value))}" for name, value in problem.overrides.items()]

@@ -80,6 +80,11 @@ def compile_source(source: Source, show: Callable[[str, object], None] = lambda 
     return widened
 
 
+def with_products(program: Program, onednn: frozenset[str]) -> Program:
+    """The program with these linear nodes computed by oneDNN on the CPU."""
+    return replace(program, forward=ForwardWriter(program.captured, program.called, onednn).write())
+
+
 def compile_module(
     model: nn.Module,
     inputs: Sequence[object],

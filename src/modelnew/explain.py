@@ -11,7 +11,8 @@ from torch import fx
 
 from modelnew.bench.floor import Floor, Work
 from modelnew.compiler import Program
-from modelnew.graph.sources import op_name, source_line
+from modelnew.graph.sources import source_line
+from modelnew.graph.views import is_axes_view
 from modelnew.graph.work import flops, moved, traffic
 from modelnew.kernel.schedule import schedule
 from modelnew.render.kernel import render_kernel
@@ -91,13 +92,13 @@ class Explanation:
         return entries
 
     def _library(self) -> list[dict[str, str]]:
-        """Calls that stay PyTorch's own, and why."""
-        fused = {node for called in self.program.called for node in called.region.axes}
+        """Calls that stay PyTorch's own, and why; views that only rename dims are none."""
         entries = []
-        for node in self.program.captured.graph.nodes:
-            if node.op == "call_function" and node not in fused and isinstance(node.meta.get("val"), torch.Tensor):
+        for node in self.program.forward.library:
+            if isinstance(node.target, torch._ops.OpOverload) and not is_axes_view(node):
                 why = self.program.partition.left.get(node, "no kernel of ours computes it")
-                entries.append({"op": op_name(node), "value": _described(node), "why": why, "source": source_line(node)})
+                op = node.target._schema.name.split("::")[1]
+                entries.append({"op": op, "value": _described(node), "why": why, "source": source_line(node)})
         return entries
 
 

@@ -76,19 +76,18 @@ def _figure(document: Document) -> Any:
         figure = new_figure(figsize=(7, 4.2), layout="constrained")
         _curves(figure.subplots(), document)
     elif document["schema"] == FOLDER:
-        figure = new_figure(figsize=(7, 1.2 + 0.32 * max(1, len(document["tasks"]))), layout="constrained")
+        figure = new_figure(figsize=(7, 1.2 + 0.45 * max(1, len(document["tasks"]))), layout="constrained")
         _speedups(figure.subplots(), document)
     else:
-        floor = document["floor"]
-        figure = new_figure(
-            figsize=(7, 0.9 + 0.42 * len(document["variants"]) + (3.6 if floor else 0)), layout="constrained"
-        )
-        if floor:
-            bars, roof = figure.subplots(2, 1, height_ratios=[0.42 * len(document["variants"]) + 0.4, 3.6])
-            _roofline(roof, document)
-        else:
-            bars = figure.subplots()
-        _bars(bars, document)
+        heights = [0.5 + 0.42 * len(document["variants"])]
+        products = document["floor"] and any(document["floor"]["flops"].values())
+        if document["floor"]:
+            heights.append(3.6 if products else heights[0])
+        figure = new_figure(figsize=(7, sum(heights) + 0.6 * len(heights)), layout="constrained")
+        parts = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+        _bars(parts[0], document)
+        if len(parts) > 1:
+            (_roofline if products else _bandwidth)(parts[1], document)
     return figure
 
 
@@ -122,56 +121,58 @@ def _bars(axes: Axes, report: Document) -> None:
         axes.barh(place, value, color=colours[variant["name"]][0], height=0.62)
         label = f"{value:.3g} {unit}" + (f"  ({variant['ratio']:.2f}×)" if place else "")
         axes.text(value + 0.01 * longest, place, label, va="center")
+    label = f"time per call [{unit}], lower is better"
     if report["floor"]:
-        axes.axvline(report["floor"]["seconds"] * scale, color=_COLOURS[-1], linestyle="--", linewidth=1.2)
-        axes.text(report["floor"]["seconds"] * scale, -0.62, " floor", va="bottom", fontsize="small")
+        floor = report["floor"]["seconds"] * scale
+        axes.axvline(floor, color=_COLOURS[-1], linestyle="--", linewidth=1.2)
+        label += f"; dashed: the floor, {floor:.3g} {unit}"
     axes.set_yticks(range(len(report["variants"])), [variant["name"] for variant in report["variants"]])
-    axes.invert_yaxis()
+    axes.set_ylim(len(report["variants"]) - 0.5, -0.5)
     axes.set_xlim(0, 1.3 * longest)
-    axes.set_xlabel(f"time per call [{unit}], lower is better")
+    axes.set_xlabel(label)
     axes.set_title(f"{Path(report['subject']).name} on {report['machine']['name']}", loc="left", fontsize="medium")
 
 
 def _roofline(axes: Axes, report: Document) -> None:
-    """Achieved rate over intensity, under what the machine was measured to reach. Without products, the rate is in
-    bytes."""
-    floor = report["floor"]
-    moved = floor["bytes_read"] + floor["bytes_written"]
-    flops, rates = sum(floor["flops"].values()), floor["rates"]
-    colours = _colours([variant["name"] for variant in report["variants"]])
-    if not flops:
-        _bandwidth(axes, report, moved, colours)
-        return
+    """Achieved rate over intensity, under what the machine was measured to reach."""
+    floor, rates = report["floor"], report["floor"]["rates"]
+    flops = sum(floor["flops"].values())
+    here = flops / (floor["bytes_read"] + floor["bytes_written"])
     peak = flops / sum(count / rates["flops_per_s"][dtype] for dtype, count in floor["flops"].items() if count)
-    here, ridge = flops / moved, peak / rates["bytes_per_s"]
+    ridge = peak / rates["bytes_per_s"]
     left, right = min(here, ridge) / 8, max(here, ridge) * 8
-    axes.plot([left, ridge, right], [v / 1e9 for v in (left * rates["bytes_per_s"], peak, peak)], color=_COLOURS[-1])
+    roof = [min(at * rates["bytes_per_s"], peak) / 1e9 for at in (left, ridge, right)]
+    axes.plot([left, ridge, right], roof, color=_COLOURS[-1])
     for variant in _timed(report):
-        colour, marker = colours[variant["name"]]
+        colour, marker = _colours([v["name"] for v in report["variants"]])[variant["name"]]
         axes.plot(here, flops / variant["seconds"] / 1e9, marker, color=colour, label=variant["name"], markersize=8)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.set_ylim(10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high)))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlabel("intensity [flop/byte]")
     axes.set_ylabel("rate [Gflop/s]")
-    axes.set_title("roofline, as measured on this machine", loc="left", fontsize="medium")
+    axes.set_title("roofline: the grey line is what this machine was measured to reach", loc="left", fontsize="medium")
     axes.grid(visible=True, which="major", alpha=0.25)
-    axes.legend(frameon=False, fontsize="small")
+    axes.legend(frameon=False, fontsize="small", loc="lower right")
 
 
-def _bandwidth(axes: Axes, report: Document, moved: int, colours: dict[str, tuple[str, str]]) -> None:
+def _bandwidth(axes: Axes, report: Document) -> None:
     """A model without products only moves bytes: how near each variant comes to the machine's best rate."""
-    best = report["floor"]["rates"]["bytes_per_s"] / 1e9
-    timed = _timed(report)
-    for place, variant in enumerate(timed):
-        rate = moved / variant["seconds"] / 1e9
+    floor, timed = report["floor"], _timed(report)
+    best = floor["rates"]["bytes_per_s"] / 1e9
+    rates = [(floor["bytes_read"] + floor["bytes_written"]) / variant["seconds"] / 1e9 for variant in timed]
+    colours = _colours([variant["name"] for variant in report["variants"]])
+    for place, (variant, rate) in enumerate(zip(timed, rates, strict=True)):
         axes.barh(place, rate, color=colours[variant["name"]][0], height=0.62)
         axes.text(rate + 0.01 * best, place, f"{rate:.3g} GB/s, {100 * rate / best:.0f} %", va="center")
     axes.axvline(best, color=_COLOURS[-1], linestyle="--", linewidth=1.2)
-    axes.text(best, -0.62, " best measured rate", va="bottom", fontsize="small")
     axes.set_yticks(range(len(timed)), [variant["name"] for variant in timed])
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1.35 * max(best, *(moved / variant["seconds"] / 1e9 for variant in timed)))
-    axes.set_xlabel("useful bytes per second [GB/s], higher is better")
+    axes.set_ylim(len(timed) - 0.5, -0.5)
+    axes.set_xlim(0, 1.35 * max(best, *rates))
+    axes.set_xlabel(f"useful bytes [GB/s], higher is better; dashed: the best rate measured, {best:.3g} GB/s")
 
 
 def _curves(axes: Axes, document: Document) -> None:
@@ -219,17 +220,17 @@ def _speedups(axes: Axes, document: Document) -> None:
     found = [(label, report["variants"][-1]) for label, report in measurements(document)]
     for place, (_, variant) in enumerate(found):
         if variant["status"] != "timed":
-            axes.text(1.0, place, "failed", va="center", style="italic")
+            axes.text(1.0, place, " failed", va="center", style="italic")
             continue
-        low, high = variant["low"] or variant["ratio"], variant["high"] or variant["ratio"]
-        axes.plot([low, high], [place, place], color=_COLOURS[0], linewidth=1.5)
+        ends = [variant["low"] or variant["ratio"], variant["high"] or variant["ratio"]]
+        axes.plot(ends, [place, place], color=_COLOURS[0], linewidth=1.5)
         axes.plot(variant["ratio"], place, "o", color=_COLOURS[0])
-        axes.text(high * 1.05, place, f"{variant['ratio']:.2f}×", va="center", fontsize="small")
+        axes.text(variant["ratio"], place - 0.2, f"{variant['ratio']:.2f}×", ha="center", va="bottom", fontsize="small")
     axes.axvline(1.0, color=_COLOURS[-1], linestyle="--", linewidth=1.2)
     axes.set_yticks(range(len(found)), [label for label, _ in found])
-    axes.invert_yaxis()
+    axes.set_ylim(len(found) - 0.4, -0.7)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
     axes.minorticks_off()
     axes.margins(x=0.15)
-    axes.set_xlabel("speed against eager, higher is better")
+    axes.set_xlabel("speed against eager with its 95 % interval, higher is better")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch.func import functional_call
 
 from modelnew import fakes
+from modelnew.check.generators import GENERATORS, Generator
 from modelnew.check.observe import copy_tree, flat
 
 Shape = tuple[int, ...]
@@ -37,6 +39,54 @@ class Case:
     training: bool
     may_refuse: bool = False
     same_values: str = ""
+    gradients: bool = False
+
+    def named(self, name: str, catches: str) -> Case:
+        """The same inputs for another purpose."""
+        return replace(self, name=name, catches=catches)
+
+
+class Source(Protocol):
+    """Where the inputs come from."""
+
+    def inputs(self, generator: Generator, seed: int) -> list[Any] | None:
+        """CPU tensors; None where the generator changes nothing."""
+        ...
+
+
+def all_cases(module: nn.Module, source: Source, draw: random.Random, gradients: bool) -> Iterator[Case]:
+    """Every case for a reference, the file's own inputs first."""
+    training = module.training
+    found: dict[str, list[Any]] = {}
+    for generator in GENERATORS:
+        inputs = source.inputs(generator, draw.getrandbits(62))
+        if inputs is not None:
+            state = "shipped" if generator.fill is None else ("integers" if generator.integral else "redrawn")
+            found[generator.name] = inputs
+            yield Case(generator.name, generator.catches, inputs, state, training)
+    same_values = "normal" if "normal" in found else ""
+    base = found.get("normal", found["shipped"])
+    common = Case("", "", base, "redrawn", training)
+    if _mode_matters(module):
+        yield replace(common, name="other mode", catches="what only holds in one mode", training=not training)
+    for name, inputs in resized(module, base, draw.getrandbits(62)):
+        catches = "sizes built into the code, tails, empty blocks"
+        yield replace(common, name=name, catches=catches, inputs=inputs, may_refuse=True)
+    for name, inputs in layouts(base):
+        catches = "strides and alignment that the code takes for granted"
+        yield replace(common, name=name, catches=catches, inputs=inputs, may_refuse=True, same_values=same_values)
+    if (spread := expanded(base)) is not None:
+        yield replace(common, name="expanded rows", catches="strides of 0", inputs=spread, may_refuse=True)
+    special, catches = with_specials(base, draw.getrandbits(62)), "nan, infinities, -0 and subnormal numbers"
+    yield replace(common, name="special values", catches=catches, inputs=special)
+    if gradients:
+        yield replace(common, name="gradients", catches="a missing or wrong backward", gradients=True)
+
+
+def _mode_matters(module: nn.Module) -> bool:
+    batch_norm, dropout = nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd
+    kinds = (batch_norm, dropout, nn.RNNBase, nn.modules.instancenorm._InstanceNorm)
+    return any(isinstance(part, kinds) for part in module.modules())
 
 
 def layouts(inputs: list[Any]) -> Iterator[tuple[str, list[Any]]]:

@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from modelnew.check import tamper
-from modelnew.check.observe import Observer, checksum, copy_tree, flat, moved
+from modelnew.check.gradients import WithGradients
+from modelnew.check.observe import Observer, checksum, copy_tree, flat, launches, moved
 from modelnew.check.wire import Reader, Writer
 
 
@@ -29,6 +30,7 @@ class Server:
     def __init__(self) -> None:
         self.module: nn.Module | None = None
         self.observer: Observer | None = None
+        self.gradients: Observer | None = None
         self.device = torch.device("cpu")
         self.held: list[Any] = []
         self.functions = tamper.functions()
@@ -63,15 +65,11 @@ class Server:
         except BaseException as error:
             return _raised("ModelNew()", error)
         self.observer = Observer(self.module)
+        self.gradients = Observer(WithGradients(self.module))
         return {
             "facts": tamper.changed_flags(flags),
-            "keys": sorted(self.module.state_dict()),
-            "covered": self._covered(),
+            "kernels": launches(self.module),
         }
-
-    def _covered(self) -> bool | None:
-        covered = getattr(self.module, "covered", None)
-        return covered if isinstance(covered, bool) else None
 
     def state(self, request: dict[str, Any]) -> dict[str, Any]:
         """`load_state_dict` of what the parent sent."""
@@ -91,7 +89,8 @@ class Server:
 
     def call(self, request: dict[str, Any]) -> dict[str, Any]:
         """One call. `reuse`: the new bytes come to the addresses of the previous call's inputs."""
-        assert self.observer is not None
+        observer = self.gradients if request["gradients"] else self.observer
+        assert observer is not None
         reader = Reader(Path(request["folder"]))
         given = reader.value(request["inputs"])
         inputs = copy_tree(given, lambda tensor: moved(tensor, self.device))
@@ -99,9 +98,7 @@ class Server:
             inputs = _overwrite(self.held, inputs)
         self.held = inputs
         flags = tamper.flags()
-        answer = self.observer.call(
-            inputs, seed=request["seed"], poison=request["poison"], training=request["training"]
-        )
+        answer = observer.call(inputs, seed=request["seed"], poison=request["poison"], training=request["training"])
         if answer.error:
             return {"error": answer.error, "text": answer.error_text, "where": "the call"}
         facts = answer.facts + tamper.changed_flags(flags) + tamper.changed_functions(self.functions)

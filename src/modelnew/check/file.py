@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,10 +14,13 @@ from modelnew import memory
 from modelnew import reference as reference_file
 from modelnew.check import larger as larger_sizes
 from modelnew.check import sizes
+from modelnew.check.candidate import Candidate
+from modelnew.check.conclude import conclude
 from modelnew.check.inputs import FileInputs
-from modelnew.check.judge import Judge, conclude
+from modelnew.check.judge import Judge
 from modelnew.check.larger import Larger
-from modelnew.check.process import Candidate, DiedError, Limits
+from modelnew.check.precision import product_unit
+from modelnew.check.process import DiedError, Limits
 from modelnew.check.report import CaseResult, Report
 from modelnew.check.truth import Reference
 from modelnew.errors import CheckError
@@ -33,6 +35,8 @@ def check_file(
     device: str = "cpu",
     dtype: str | None = None,
     seed: int | None = None,
+    precision: str | None = None,
+    gradients: bool = False,
     memory_limit: int | None = None,
     time_limit: float | None = None,
     progress: Callable[[str], None] = lambda text: None,
@@ -40,13 +44,24 @@ def check_file(
     """Judges the `ModelNew` of `candidate` against the problem's `Model`.
 
     device, dtype: where and in what both run; None keeps the file's dtypes. seed: repeats a check; None draws one.
-    memory_limit: bytes that the candidate's process may take; None: what is free, less a reserve.
+    precision: "tf32", "fp16" or "bf16" allows products that precision; None only the dtype's own. gradients: compares
+    those too. memory_limit: bytes that the candidate's process may take; None: what is free, less a reserve.
     time_limit: seconds that it may take to be imported, and for each call; None: 600 for what may build kernels, 60 for
     other calls. Raises CheckError where the check cannot be carried out, ReferenceFileError where the reference does
     not run.
     """
-    options: dict[str, Any] = {"memory_limit": memory_limit, "time_limit": time_limit, "progress": progress}
-    return check_files(problem, [candidate], device=device, dtype=dtype, seed=seed, **options)[0]
+    return check_files(
+        problem,
+        [candidate],
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        precision=precision,
+        gradients=gradients,
+        memory_limit=memory_limit,
+        time_limit=time_limit,
+        progress=progress,
+    )[0]
 
 
 def check_files(
@@ -56,6 +71,8 @@ def check_files(
     device: str = "cpu",
     dtype: str | None = None,
     seed: int | None = None,
+    precision: str | None = None,
+    gradients: bool = False,
     memory_limit: int | None = None,
     time_limit: float | None = None,
     progress: Callable[[str], None] = lambda text: None,
@@ -68,21 +85,20 @@ def check_files(
     reduced = sizes.reduce(problem, device, dtype, progress)
     free, _ = memory.free_memory(torch.device(device))
     limit = memory_limit or max(1 << 30, free - (2 << 30))
-    judge = _judge(reduced.problem, device, dtype, seed, progress)
+    unit = product_unit(precision)
+
+    def make(wanted: torch.dtype | None) -> torch.nn.Module:
+        return reduced.problem.model(device=device, dtype=wanted, seed=seed)
+
+    reference = Reference(make, device=torch.device(device), dtype=dtype_named(dtype), seed=seed, product_unit=unit)
+    source = FileInputs(reduced.problem, dtype)
+    judge = Judge(reference, source, seed=seed, progress=progress, gradients=gradients)
     first = judge.evaluation(judge.cases[0])
     if first.error:
         raise CheckError(f"the reference raises {first.error}", doing="checking", on=str(problem.path))
-    larger = larger_sizes.make(problem, reduced.larger, device, dtype, judge.call_seed, progress)
+    larger = larger_sizes.make(problem, reduced.larger, device, dtype, judge.call_seed, unit, progress)
     task = _Task(judge, reduced, larger, Limits(limit, time_limit), device, dtype, progress)
     return [task.report(path) for path in candidates]
-
-
-def _judge(problem: Problem, device: str, dtype: str | None, seed: int, progress: Callable[[str], None]) -> Judge:
-    def make(wanted: torch.dtype | None) -> torch.nn.Module:
-        return problem.model(device=device, dtype=wanted, seed=seed)
-
-    reference = Reference(make, device=torch.device(device), dtype=dtype_named(dtype), seed=seed)
-    return Judge(reference, FileInputs(problem, dtype), seed=seed, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -109,16 +125,12 @@ class _Task:
             self.judge,
             tuple(results),
             candidate=str(path),
-            reference=str(self.judge_problem.path),
+            reference=str(self.reduced.problem.path),
             started=started,
             sizes=self.reduced.sizes,
             notes=_size_notes(self.reduced, self.larger),
             kernels=kernels,
         )
-
-    @property
-    def judge_problem(self) -> Problem:
-        return self.reduced.problem
 
     def _results(
         self, path: Path, kernels: dict[str, int], work: Callable[[Candidate], Iterator[CaseResult]]
@@ -138,7 +150,7 @@ class _Task:
         return results
 
     def _cases(self, runner: Candidate) -> Iterator[CaseResult]:
-        problem = self.judge_problem
+        problem = self.reduced.problem
         args, kwargs = reference_file.constructor_arguments(problem.path, problem.module)
         loaded = runner.load(args, kwargs, dtype_named(self.dtype), self.judge.call_seed)
         if loaded.error or loaded.facts:

@@ -14,11 +14,11 @@ import torch
 
 from modelnew import memory
 from modelnew import reference as reference_file
+from modelnew.check.answers import result
+from modelnew.check.candidate import Candidate
 from modelnew.check.cases import Case
 from modelnew.check.generators import GENERATORS
 from modelnew.check.inputs import FileInputs
-from modelnew.check.judge import result
-from modelnew.check.process import Candidate
 from modelnew.check.report import CaseResult
 from modelnew.check.truth import Evaluation, Reference
 from modelnew.problem import Problem
@@ -33,7 +33,10 @@ RESERVE = 3 << 30  # bytes for the products that are widened in pieces and for t
 class Larger:
     """The reference's side, made once for several candidates."""
 
-    def __init__(self, problem: Problem, sizes: dict[str, int], device: str, dtype: str | None, seed: int) -> None:
+    def __init__(
+        self, problem: Problem, sizes: dict[str, int], device: str, dtype: str | None, seed: int, product_unit: float
+    ) -> None:
+        self.product_unit = product_unit
         self.problem = Problem.load(problem.path, {**problem.overrides, **sizes})
         self.sizes = sizes
         self.device = device
@@ -61,6 +64,7 @@ class Larger:
             device=torch.device(self.device),
             dtype=dtype_named(self.dtype),
             seed=self.seed,
+            product_unit=self.product_unit,
             wide_parameters=False,
             runs=RUNS,
         )
@@ -68,6 +72,7 @@ class Larger:
         normal = next(generator for generator in GENERATORS if generator.name == "normal")
         inputs = source.inputs(normal, self.seed) or source.inputs(GENERATORS[0], self.seed)
         assert inputs is not None
+        reference.settle(inputs)
         self.checksums = reference.checksums()
         state = reference.buffers()
         self.case = Case(NAME, CATCHES, inputs, "larger", reference.module.training)
@@ -93,12 +98,13 @@ def make(
     device: str,
     dtype: str | None,
     seed: int,
+    product_unit: float,
     progress: Callable[[str], None],
 ) -> Larger | str | None:
     """The case, or why there is none, or None where the other cases are at these sizes already."""
     if sizes is None:
         return None
-    larger = Larger(problem, sizes, device, dtype, seed)
+    larger = Larger(problem, sizes, device, dtype, seed, product_unit)
     if why := larger.obstacle():
         return why
     text = ", ".join(f"{name}={value}" for name, value in sizes.items()) or "the file's own sizes"

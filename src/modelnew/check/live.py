@@ -11,9 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from modelnew.check.conclude import conclude
+from modelnew.check.gradients import WithGradients
 from modelnew.check.inputs import GivenInputs
-from modelnew.check.judge import Judge, conclude
+from modelnew.check.judge import Judge
 from modelnew.check.observe import Answer, Observer, copy_tree, flat, launches, moved, same, twin
+from modelnew.check.precision import product_unit
 from modelnew.check.report import Report
 from modelnew.check.truth import Reference
 from modelnew.check.wide import tensors
@@ -27,6 +30,7 @@ class LiveCandidate:
         self.module = module
         self.device = device
         self.observer = Observer(module)
+        self.gradients = Observer(WithGradients(module))
         self.held: list[Any] = []
         self._training = module.training
         self._state = {name: value.detach().clone() for name, value in module.state_dict().items()}
@@ -39,7 +43,14 @@ class LiveCandidate:
         return Answer()
 
     def call(
-        self, inputs: list[Any], *, seed: int, poison: bool, training: bool | None = None, reuse: bool = False
+        self,
+        inputs: list[Any],
+        *,
+        seed: int,
+        poison: bool,
+        training: bool,
+        reuse: bool = False,
+        gradients: bool = False,
     ) -> Answer:
         given = copy_tree(inputs, lambda tensor: moved(twin(tensor), self.device))
         if reuse:
@@ -47,7 +58,8 @@ class LiveCandidate:
                 old.untyped_storage().copy_(new.untyped_storage())
             given = self.held
         self.held = given
-        answer = self.observer.call(given, seed=seed, poison=poison, training=training)
+        observer = self.gradients if gradients else self.observer
+        answer = observer.call(given, seed=seed, poison=poison, training=training)
         if not answer.error:
             for i, (now, then) in enumerate(zip(given, inputs, strict=True)):
                 if not all(same(x.cpu(), y) for x, y in zip(tensors(now), tensors(then), strict=True)):
@@ -65,14 +77,16 @@ def check_module(
     inputs: Sequence[object],
     *,
     seed: int | None = None,
+    precision: str | None = None,
+    gradients: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Report:
     """Judges `candidate` against `model` on inputs like `inputs`, in this process.
 
     model, candidate: modules with the same state_dict keys; they may share parameters. Both come back as they were.
     inputs: positional arguments of forward; their shapes are the sizes at which the modules are judged.
-    seed: repeats a check; None draws one.
-    Raises CheckError when the model itself does not run on the inputs.
+    seed: repeats a check; None draws one. precision: "tf32", "fp16" or "bf16" allows products that precision; None only
+    the dtype's own. gradients: compares those too. Raises CheckError when the model itself does not run on the inputs.
     """
     started = time.monotonic()
     seed = int.from_bytes(os.urandom(6), "big") if seed is None else seed
@@ -82,13 +96,17 @@ def check_module(
     random_state = torch.get_rng_state()
     runner = LiveCandidate(candidate, device)
     try:
-        reference = Reference(lambda dtype: copy.deepcopy(model).to(dtype), device=device, dtype=None, seed=seed)
-        if not list(model.state_dict()):
-            reference.dtype = _coarsest(inputs, reference.dtype)
+        reference = Reference(
+            lambda dtype: copy.deepcopy(model).to(dtype),
+            device=device,
+            dtype=None,
+            seed=seed,
+            product_unit=product_unit(precision),
+        )
         given = copy_tree(
             list(inputs), lambda tensor: twin(tensor).cpu() if tensor.device.type == "cpu" else tensor.cpu()
         )
-        judge = Judge(reference, GivenInputs(given), seed=seed, progress=progress)
+        judge = Judge(reference, GivenInputs(given), seed=seed, progress=progress, gradients=gradients)
         first = judge.evaluation(judge.cases[0])
         if first.error:
             raise CheckError(
@@ -107,12 +125,6 @@ def check_module(
         reference=type(model).__name__,
         started=started,
         sizes={},
+        notes=(),
         kernels=kernels,
     )
-
-
-def _coarsest(inputs: Sequence[object], otherwise: torch.dtype) -> torch.dtype:
-    from modelnew.check.noise import UNIT
-
-    dtypes = [tensor.dtype for tensor in tensors(list(inputs)) if tensor.dtype in UNIT]
-    return max(dtypes, key=lambda dtype: UNIT[dtype]) if dtypes else otherwise

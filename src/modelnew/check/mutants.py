@@ -28,7 +28,7 @@ class Drop(Wide):
         self.names: list[str] = []
 
     def compute(self, func: Any, args: Any, kwargs: Any) -> Any:
-        first = args[0] if args else None
+        first: Any = args[0] if args else None
         if func.is_view or op_name(func) in COPIES or not _floating(first):
             return func(*args, **kwargs)
         before = first.clone() if func._schema.is_mutable else first

@@ -114,7 +114,7 @@ class Noise(Wide):
         super().__init__(draws)
         self.store_unit = UNIT[dtype]
         self.compute_unit = min(UNIT[dtype], UNIT[torch.float32])  # halves are summed in fp32
-        self.product_unit = product_unit
+        self.product_unit = product_unit / 4  # a rounding error is half as large, and a coarser precision must not pass
         self.pool = pool
         self.magnitudes = magnitudes  # op(|inputs|) by the op's position in the run, shared by the runs
         self.position = 0

@@ -50,17 +50,14 @@ class Observer:
         self.module = module
         self.previous: list[torch.Tensor] = []
 
-    def call(
-        self, inputs: list[Any], *, seed: int, poison: bool, training: bool | None = None, modes: Any = None
-    ) -> Answer:
+    def call(self, inputs: list[Any], *, seed: int, poison: bool, training: bool, modes: Any = None) -> Answer:
         """`module(*inputs)` under no_grad after seeding; nothing it raises comes out.
 
         poison: fresh memory from PyTorch's allocator is filled with nan, so that an element nobody writes cannot be
         right by luck.
         """
         answer = Answer()
-        if training is not None:
-            self.module.train(training)
+        self.module.train(training)
         before = {name: snapshot(value) for name, value in self._state().items()}
         launched = launches(self.module)
         torch.manual_seed(seed)

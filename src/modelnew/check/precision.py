@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from modelnew.check.noise import PRODUCTS, op_name
 from modelnew.check.truth import Evaluation, Reference
-from modelnew.check.verdict import RMS_LIMIT, rms
+from modelnew.check.verdict import rms
 from modelnew.check.wide import Draws, Wide, chunked, combine_bias, split_product, widen
 from modelnew.errors import UsageError
+from modelnew.targets import dtype_text
 
 UNITS = {"tf32": 2.0**-11, "fp16": 2.0**-11, "bf16": 2.0**-8}  # unit roundoff of a product's inputs
+COARSER = 4.0  # times eager's error: below it a precision cannot be told from the dtype's own
 NEAR = math.log(6.0)  # how far, as a ratio, a candidate's error may be from that of a class it is named after
 
 Round = Callable[[torch.Tensor], torch.Tensor]
@@ -45,6 +47,7 @@ CLASSES: tuple[tuple[str, Round, bool], ...] = (  # name, rounding, whether ever
     ("fp16-like", _through(torch.float16), True),
     ("bf16-like", _through(torch.bfloat16), True),
 )
+OWN: tuple[str, Round | None, bool] = ("", None, False)  # the dtype's own
 
 
 class Emulate(Wide):
@@ -70,18 +73,31 @@ class Emulate(Wide):
         return self.rounding(value) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
-def nearest(reference: Reference, evaluation: Evaluation, r: float) -> str:
-    """The class whose error here is nearest to that of a candidate with ratio `r`; empty where none is near."""
-    setting = evaluation.setting
-    assert setting is not None
+def nearest(reference: Reference, answers: Sequence[tuple[Evaluation, float]]) -> str:
+    """The precision whose errors are like a candidate's in every case; empty where none is.
+
+    answers: the reference's side of some cases, with the candidate's ratio r in each.
+    """
     best, distance = "", NEAR
-    for name, rounding, everything in CLASSES:
-        found = reference.run(setting, Emulate(rounding, everything, setting.draws.rewind()))
-        for leaf, truth in evaluation.truths.items():
-            if truth.sigma is None:
-                continue
-            ratio = rms(found[leaf] - truth.exact, truth.steady) / truth.envelope
-            apart = abs(math.log(ratio / r)) if ratio > RMS_LIMIT and math.isfinite(ratio) else math.inf
-            if apart < distance:
-                best, distance = name, apart
+    for name, rounding, everything in (OWN, *CLASSES):
+        apart = [_apart(reference, evaluation, r, rounding, everything) for evaluation, r in answers]
+        if max(apart, default=math.inf) < distance:
+            best, distance = name or dtype_text(reference.dtype), max(apart)
     return best
+
+
+def _apart(reference: Reference, evaluation: Evaluation, r: float, rounding: Round | None, everything: bool) -> float:
+    """How far the candidate's error is from that of a precision, as the logarithm of a ratio."""
+    setting = evaluation.setting
+    truths = {name: truth for name, truth in evaluation.truths.items() if truth.sigma is not None}
+    if setting is None or not truths:
+        return math.inf
+    error = r * max(truth.envelope for truth in truths.values())
+    own = max(max(rms(t.deviation, t.steady), t.unit / 2 * rms(t.exact, t.steady)) for t in truths.values())
+    theirs = own
+    if rounding is not None:
+        found = reference.run(setting, Emulate(rounding, everything, setting.draws.rewind()))
+        theirs = max(rms(found[leaf] - truth.exact, truth.steady) for leaf, truth in truths.items())
+        if not COARSER * own < theirs < math.inf:
+            return math.inf
+    return abs(math.log(error / theirs)) if error > 0 and theirs > 0 else math.inf

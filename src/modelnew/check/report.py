@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from modelnew.check.verdict import Comparison, Worst
@@ -37,6 +37,10 @@ class CaseResult:
     worst: Worst | None = None
     detail: str = ""
 
+    def noted(self, detail: str) -> CaseResult:
+        """The same with a remark."""
+        return replace(self, detail=detail)
+
     def as_dict(self) -> dict[str, Any]:
         return {key: _finite(value) for key, value in asdict(self).items()}
 
@@ -63,6 +67,8 @@ class Report:
     sizes: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     kernels: dict[str, int] = field(default_factory=dict)
+    ops_left_out: int = 0
+    ops_unseen: tuple[str, ...] = ()
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -80,6 +86,8 @@ class Report:
             "sizes": dict(self.sizes),
             "notes": list(self.notes),
             "kernels": dict(self.kernels),
+            "ops_left_out": self.ops_left_out,
+            "ops_unseen": list(self.ops_unseen),
             "seconds": round(self.seconds, 3),
             "cases": [case.as_dict() for case in self.cases],
         }
@@ -128,25 +136,23 @@ def place(worst: Worst) -> str:
     return f"{where}: {worst.got:.5g}, truth {worst.truth:.5g}, eager {worst.eager:.5g}"
 
 
-def headline(cases: tuple[CaseResult, ...], accepted: bool | None, undecidable: str = "") -> str:
+def headline(cases: tuple[CaseResult, ...], accepted: bool | None, undecidable: str, accuracy: str) -> str:
     """One line that says it."""
     if accepted is None:
         return f"could not judge: {undecidable}"
     if not accepted:
         bad = next(case for case in cases if case.outcome == "rejected")
-        values = f" ({place(bad.worst)})" if bad.worst is not None else ""
-        return (
-            f"rejected: {bad.reason} in case {bad.name!r}{values}"
-            if not values
-            else f"rejected: wrong for {bad.name}{values}"
-        )
+        kind = f"{accuracy} precision, " if accuracy.endswith("-like") else ""
+        if bad.worst is None:
+            return f"rejected: {kind}{bad.reason} (case {bad.name!r})"
+        return f"rejected: {kind}wrong for {bad.name} ({place(bad.worst)})"
     judged = [case for case in cases if case.outcome == "accepted"]
     ratios = [case.error / case.eager_error for case in judged if case.eager_error > 0]
-    refused = sum(case.outcome == "refused" for case in cases)
-    undecided = sum(case.outcome == "undecided" for case in cases)
-    extra = "".join(f", {count} {word}" for count, word in ((refused, "refused"), (undecided, "undecided")) if count)
+    counts = {word: sum(case.outcome == word for case in cases) for word in ("refused", "undecided")}
+    extra = "".join(f", {count} {word}" for word, count in counts.items() if count)
     error = f"error {max(ratios):.2g} × eager's at worst" if ratios else "exact"
-    return f"accepted: {error}, {len(judged)} cases{extra}"
+    kind = f" ({accuracy} precision)" if accuracy.endswith("-like") else ""
+    return f"accepted: {error}{kind}, {len(judged)} cases{extra}"
 
 
 def case_of(name: str, catches: str, comparisons: list[Comparison]) -> CaseResult:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -72,7 +72,12 @@ class Reference:
         self.wide = make(torch.float64) if wide_parameters else self.module  # what runs in float64
         self.pool = Pool(seed, device)
         self.notes: list[str] = []
-        self.dtype = dtype or _dtype_of(self.module)
+        self.dtype = dtype or _coarsest(self._state().values(), torch.float32)
+
+    def settle(self, inputs: list[Any]) -> None:
+        """Where neither a dtype was given nor the parameters have one: what the inputs are made of."""
+        if not any(value.dtype in UNIT for value in self._state().values()):
+            self.dtype = _coarsest(tensors(inputs), self.dtype)
 
     def with_gradients(self) -> Reference:
         """The same reference, whose answer is its outputs' gradients."""
@@ -128,7 +133,9 @@ class Reference:
         noisy, integral = self._noisy(setting) if exact is not None else ([], False)
         unit = max(UNIT[self.dtype], self.product_unit)
         return {
-            name: _truth(name, value, exact and exact[name], [run[name] for run in noisy], integral, unit)
+            name: _truth(
+                name, value, None if exact is None else exact[name], [run[name] for run in noisy], integral, unit
+            )
             for name, value in eager.items()
         }
 
@@ -223,10 +230,9 @@ def _truth(
     return Truth(name, wide, eager, sigma, None, integral, unit)
 
 
-def _dtype_of(module: nn.Module) -> torch.dtype:
-    """The dtype a module computes in: the coarsest of its parameters; fp32 without any."""
-    dtypes = {value.dtype for value in module.state_dict().values() if value.dtype in UNIT}
-    return max(dtypes, key=lambda dtype: UNIT[dtype]) if dtypes else torch.float32
+def _coarsest(values: Iterable[torch.Tensor], otherwise: torch.dtype) -> torch.dtype:
+    dtypes = [value.dtype for value in values if value.dtype in UNIT]
+    return max(dtypes, key=lambda dtype: UNIT[dtype], default=otherwise)
 
 
 @contextlib.contextmanager

@@ -81,8 +81,21 @@ def capture(model: nn.Module, inputs: Sequence[object], *, dynamic: bool = True)
         _require_plain(leaf, f"input {position}")
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         _require_plain(tensor, name)
-    exported = _export(model, tuple(inputs), dynamic)
-    return _describe(model, exported, tuple(inputs))
+    args = _told_apart(tuple(inputs))
+    return _describe(model, _export(model, args, dynamic), args)
+
+
+def _told_apart(args: tuple[object, ...]) -> tuple[object, ...]:
+    """One tensor given twice would be captured as one argument: the graph would then ignore the other."""
+    flat, spec = pytree.tree_flatten(args)
+    seen: set[int] = set()
+    for position, value in enumerate(flat):
+        if isinstance(value, torch.Tensor):
+            if id(value) in seen:
+                flat[position] = torch.empty_like(value)
+            seen.add(id(value))
+    apart: tuple[object, ...] = pytree.tree_unflatten(flat, spec)
+    return apart
 
 
 def _require_plain(value: object, name: str) -> None:

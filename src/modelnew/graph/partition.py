@@ -181,32 +181,38 @@ class _Partitioner:
         region = Region([*shape(value)])
         if not region.sizes and node.target in REDUCTIONS:
             return "a reduction of a single number"
-        return self._join(node, region)
+        return self._join(node, region, merging=False)
 
-    def _join(self, node: fx.Node, region: Region) -> str | None:
-        """Add the node to the region, or say why it does not fit; nothing is changed then."""
-        others = [self.region[arg] for arg in tensors(node) if self.region.get(arg, region) is not region]
-        merged = region
-        for other in {id(r): r for r in others}.values():
-            joined = self._merge(merged, other, node)
-            merged = joined if joined is not None else merged
-        placed = self._place(node, merged)
-        if placed is None and merged is not region:
-            merged, placed = region, self._place(node, region)
+    def _join(self, node: fx.Node, region: Region, *, merging: bool = True) -> str | None:
+        """Add the node to the region, or say why it does not fit; nothing is changed then.
+
+        merging: other inputs' regions may become one with this, where all of it fits.
+        """
+        if merging:
+            others = {id(r): r for arg in tensors(node) if (r := self.region.get(arg, region)) is not region}
+            merged = region
+            for other in others.values():
+                merged = self._merge(merged, other, node) or merged
+            if merged is not region and self._enter(node, merged) is None:
+                return None
+        return self._enter(node, region)
+
+    def _enter(self, node: fx.Node, region: Region) -> str | None:
+        placed = self._place(node, region)
         if placed is None:
             return "its value does not run along the same domain"
         axes, reduced, operands = placed
-        if len(operands) > MAX_OPERANDS or len(merged.axes) >= MAX_NODES:
+        if len(operands) > MAX_OPERANDS or len(region.axes) >= MAX_NODES:
             return "the kernel would be too large"
-        if node in self.exiled and not storable(Region(merged.sizes, reduced), axes):
+        if node in self.exiled and not storable(Region(region.sizes, reduced), axes):
             return "its value is needed elsewhere and does not cover the domain"
-        if self._cycles(node, merged):
+        if self._cycles(node, region):
             return "it would have to run both before and after another call"
-        merged.axes[node] = axes
-        merged.reduced = reduced
-        merged.operands = operands
-        for member in merged.axes:
-            self.region[member] = merged
+        region.axes[node] = axes
+        region.reduced = reduced
+        region.operands = operands
+        for member in region.axes:
+            self.region[member] = region
         return None
 
     def _place(self, node: fx.Node, region: Region) -> tuple[Axes, frozenset[int], dict[fx.Node, list[Axes]]] | None:
@@ -286,7 +292,8 @@ class _Partitioner:
             axis = axes[dim]
             if axis is None or not same(size, region.sizes[axis]):
                 return None
-        if len(set(filter(None.__ne__, axes))) != sum(axis is not None for axis in axes):
+        along = [axis for axis in axes if axis is not None]
+        if len(set(along)) != len(along):
             return None
         return tuple(axes)
 

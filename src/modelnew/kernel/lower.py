@@ -88,7 +88,7 @@ def lower(region: Region, types: Types, name_of: Callable[[fx.Node], str]) -> tu
             break
         operands = [operand for number, operand in enumerate(found) if number in used]
     walked = {axis for _, axes in found for axis in axes}
-    if any(axis not in walked and not is_one(size) for axis, size in enumerate(region.sizes)):
+    if not found or any(axis not in walked and not is_one(size) for axis, size in enumerate(region.sizes)):
         raise NoDomain
     sources = list(dict.fromkeys(source for source, _ in found))
     names = {node: name_of(node) for node in (*sources, *outputs)}

@@ -12,7 +12,7 @@ import tokenize
 from collections.abc import Iterable
 from importlib.resources import files
 
-MODULES = ("layout", "plan_cpu", "plan_cuda", "toolchain", "cache", "build", "launch", "guard")
+MODULES = ("layout", "plan_cpu", "plan_cuda", "toolchain", "cache", "build", "product", "launch", "guard")
 PACKAGE = "modelnew.runtime"
 
 
@@ -91,7 +91,8 @@ def _renamed(text: str, renames: dict[str, str]) -> str:
     edits: list[tuple[int, int, str, str]] = []
     previous = ""
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.NAME and token.string in renames and previous != ".":
+        is_method = previous == "def" and token.line[:1].isspace()
+        if token.type == tokenize.NAME and token.string in renames and previous != "." and not is_method:
             edits.append((token.start[0] - 1, token.start[1], token.string, renames[token.string]))
         elif token.type == tokenize.STRING and token.string.strip("\"'") in renames:  # a type written as text
             quote = token.string[0]

@@ -68,6 +68,7 @@ class Forward:
     mutations: list[str]
     constants: dict[str, str]  # name → literal of a tensor that forward makes
     needs_at_end: set[str] = field(default_factory=set)
+    library: list[fx.Node] = field(default_factory=list)  # nodes that stay PyTorch's own calls, in order
 
     def lines(self) -> list[str]:
         """All lines, with `del` where a value has had its last use: eager frees it there too."""
@@ -87,8 +88,15 @@ class Forward:
 class ForwardWriter:
     """Writes the statements in the graph's order, each region's kernel just before its first use."""
 
-    def __init__(self, captured: Captured, regions: Sequence[tuple[Region, str, list[fx.Node], list[fx.Node]]]) -> None:
-        """`regions`: each with its kernel's name, its operands and the nodes it stores."""
+    def __init__(
+        self,
+        captured: Captured,
+        regions: Sequence[tuple[Region, str, list[fx.Node], list[fx.Node]]],
+        onednn: frozenset[str] = frozenset(),
+    ) -> None:
+        """`regions`: each with its kernel's name, its operands and the nodes it stores. `onednn`: names of linear nodes that
+        oneDNN computes on the CPU."""
+        self.onednn = onednn
         self.captured = captured
         self.regions = {id(region): (region, name, reads, stores) for region, name, reads, stores in regions}
         self.owner: dict[fx.Node, Region] = {n: r for r, _, _, _ in regions for n in r.axes if not is_axes_view(n)}
@@ -99,6 +107,7 @@ class ForwardWriter:
         self.taken: set[str] = {"self", "torch", *keyword.kwlist}
         self.statements: list[Statement] = []
         self.constants: dict[str, str] = {}
+        self.library: list[fx.Node] = []
         self.emitted: set[int] = set()
         self.anchor: str | None = None  # a tensor whose device and dtype stand for the model's
 
@@ -117,7 +126,7 @@ class ForwardWriter:
             if text != target:
                 mutations.append(f"{target}.copy_({text})")
         needs |= {name for node, name in self.locals.items() if node in self._returned()}
-        return Forward(self.statements, returns, mutations, self.constants, needs)
+        return Forward(self.statements, returns, mutations, self.constants, needs, self.library)
 
     def name_of(self, node: fx.Node) -> str:
         """What a reader knows a tensor by: the argument, the parameter's path with underscores, the op that made it."""
@@ -231,6 +240,7 @@ class ForwardWriter:
         self.locals[node] = name
         lines = [f"{name} = {args[0]}"] if not target else _call(f"{name} = {target}", args)
         self.statements.append(Statement([name], needs, lines))
+        self.library.append(node)
         self._learn_sizes(node, name)
 
     def _learn_sizes(self, node: fx.Node, name: str) -> None:
@@ -254,6 +264,8 @@ class ForwardWriter:
             return f"{value(node.args[0])}.{METHODS[target]}", [value(arg) for arg in node.args[1:]]
         args = [value(arg) for arg in node.args]
         args += [f"{key}={value(arg)}" for key, arg in node.kwargs.items() if not (key == "pin_memory" and not arg)]
+        if node.name in self.onednn:
+            return "self.kernels.onednn_linear", args
         if target in PLAIN:
             return PLAIN[target], args
         if not isinstance(target, torch._ops.OpOverload):

@@ -25,6 +25,7 @@ from modelnew.runtime.plan_cpu import plan_rows as cpu_rows
 from modelnew.runtime.plan_cuda import Device
 from modelnew.runtime.plan_cuda import plan_pointwise as cuda_pointwise
 from modelnew.runtime.plan_cuda import plan_rows as cuda_rows
+from modelnew.runtime.product import onednn_linear
 
 SCALARS = {
     torch.float32: "float",
@@ -271,6 +272,10 @@ class Kernels:
         self.libraries: dict[tuple[str, str], ctypes.CDLL] = {}
         self.by_name = {kernel: Kernel(self, kernel, **spec) for kernel, spec in kernels.items()}
         self.__dict__.update(self.by_name)
+
+    @staticmethod
+    def onednn_linear(x: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor] = None) -> torch.Tensor:
+        return onednn_linear(x, weight, bias)
 
     @property
     def calls(self) -> "dict[str, int]":

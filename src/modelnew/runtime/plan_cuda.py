@@ -9,15 +9,15 @@ from typing import NamedTuple, Optional
 from modelnew.runtime.layout import Layout, Plan, RowLayout
 
 _CONTIGUOUS, _STRIDED, _TRANSPOSED = 0, 1, 2
-_FEW, _MANY, _BLOCK, _CLUSTER, _GRID, _SIDE_BY_SIDE = 0, 1, 2, 3, 4, 5
+_REGISTERS, _BLOCK, _CLUSTER, _GRID, _SIDE_BY_SIDE = 0, 1, 2, 3, 4
 
 _TILE = 64  # a tile of a transposed launch is _TILE x _TILE elements, its rows _PITCH apart (transpose.cuh)
 _PITCH = 65
-_HELD = 32  # elements of a row that a thread holds in registers, at most (rows.cuh)
+_HELD = 64  # bytes of a row that a thread holds in registers, as computed (rows.cuh)
 _PARTIAL = 48  # bytes of a partial result (group.cuh)
 _SCRATCH = 2 * 32 * _PARTIAL + 2 * 16 * _PARTIAL  # shared memory of a block's and a cluster's partial results
 _LARGEST_CLUSTER = 8  # that every device with clusters grants
-_MOST_THREADS = 768  # of a block that has an SM to itself (rows_chunks.cuh)
+_MOST_THREADS = 512  # of a block (rows_chunks.cuh, rows_registers.cuh)
 
 
 class Device(NamedTuple):
@@ -79,6 +79,7 @@ class _Row(NamedTuple):
     rows: int
     size: int
     vector: int  # elements per access
+    held: int  # elements of a row that a thread can hold in registers
     loaded: int  # bytes per element that are loaded and differ from row to row
     computed: int  # bytes per element of the values that the body would like to keep
     sweeps: int
@@ -89,17 +90,14 @@ def plan_rows(layout: RowLayout, device: Device) -> Plan:
     """Plan of a row program. Dims are ordered and collapsed; there is at least one row and one element in it."""
     row = _describe(layout, device)
     whole = len(layout.inner) <= 1 or layout.inner[-1] % row.vector == 0
-    simple = len(layout.inner) <= 2
     if _neighbours_are_contiguous(layout) or not whole:
         return _side_by_side(layout, row, device)
     size = row.size if _rows_are_aligned(layout, row.vector) else row.size + row.vector - 1
-    threads = _power_of_two(-(-size // (2 * row.vector)))
-    if threads <= 32 and simple:
-        return _registers(_FEW, layout, device, threads)
-    threads = _power_of_two(-(-size // _HELD))
-    most = 256 if row.sweeps > 1 else 32
-    if threads <= most and simple and (row.loaded + row.computed) * _HELD <= 512:
-        return _registers(_MANY, layout, device, max(threads, 1))
+    threads = _power_of_two(-(-size // row.held))
+    if threads <= (_MOST_THREADS if row.sweeps > 1 else 32) and len(layout.inner) <= 2:
+        # more threads than needed, while the row has 2 vectors for each: neighbouring lanes then read whole cache lines
+        threads = max(threads, min(32, _power_of_two(size // (2 * row.vector))))
+        return _registers(layout, row, device, threads)
     return _whole_blocks(layout, row, device)
 
 
@@ -111,7 +109,7 @@ def _describe(layout: RowLayout, device: Device) -> _Row:
     loaded = sum(layout.itemsizes[k] for k in own)
     computed = max(0, layout.on_chip - sum(max(4, layout.itemsizes[k]) for k in varying))
     limit = device.shared_per_block - _SCRATCH
-    return _Row(layout.rows, layout.row_size, 16 // widest, loaded, computed, layout.sweeps, limit)
+    return _Row(layout.rows, layout.row_size, 16 // widest, _HELD // max(4, widest), loaded, computed, layout.sweeps, limit)
 
 
 def _neighbours_are_contiguous(layout: RowLayout) -> bool:
@@ -132,16 +130,15 @@ def _rows_are_aligned(layout: RowLayout, vector: int) -> bool:
     return all(step % vector == 0 for steps in inputs for step in steps)
 
 
-def _registers(kind: int, layout: RowLayout, device: Device, threads: int) -> Plan:
-    block = max(threads, 128 if kind == _FEW else 32)
-    while block < 256 and kind == _MANY and threads <= 32 and layout.rows * threads > 512 * device.sms:
-        block *= 2
-    if threads <= 32:
-        why = f"{threads} threads per row, {block // threads} rows per block, rows in registers"
-    else:
-        block = threads
+def _registers(layout: RowLayout, row: _Row, device: Device, threads: int) -> Plan:
+    if threads > 32:
         why = f"a block of {threads} threads per row, rows in registers"
-    return _plan("registers", kind, layout, device, threads, block, 1, why)
+        return _plan("registers", _REGISTERS, layout, device, threads, threads, 1, why)
+    block = 256
+    while block > 64 and row.rows * threads < 2 * block * device.sms:
+        block //= 2
+    why = f"{threads} threads per row, {block // threads} rows per block, rows in registers"
+    return _plan("registers", _REGISTERS, layout, device, threads, block, 1, why)
 
 
 def _whole_blocks(layout: RowLayout, row: _Row, device: Device) -> Plan:
@@ -164,7 +161,7 @@ def _whole_blocks(layout: RowLayout, row: _Row, device: Device) -> Plan:
         why = f"{blocks} blocks per row, {teams} rows at a time: {read}"
         return _plan("grid", _GRID, layout, device, _MOST_THREADS, kept, blocks + 65536 * teams, why)
     kept = _kept(row, 1) if again else 0
-    threads = _MOST_THREADS if kept > row.limit // 2 else 512 if row.size >= 16384 else 256
+    threads = _MOST_THREADS if kept > row.limit // 2 or row.size >= 16384 else 256
     where = f"{_kilobytes(loaded)} on chip, one read" if kept or not again else f"{row.sweeps} reads"
     return _plan("block", _BLOCK, layout, device, threads, kept, 1, f"a block of {threads} threads per row, {where}")
 

@@ -114,7 +114,7 @@ double ulps(C value, W truth) {
     if (value == rounded) return 0;
     return !std::isinf(truth) && std::fabs(std::isinf(rounded) ? value : rounded) == largest ? 1 : -1;
   }
-  if (value == 0 && rounded == 0) return std::signbit(value) == std::signbit(rounded) ? 0 : -1;
+  if (value == 0 && truth == 0) return std::signbit(value) == std::signbit(rounded) ? 0 : -1;
   const int digits = std::numeric_limits<C>::digits, lowest = std::numeric_limits<C>::min_exponent - digits;
   const W unit = std::ldexp(W(1), std::max(rounded == 0 ? lowest : std::ilogb(rounded) + 1 - digits, lowest));
   return static_cast<double>(std::fabs(static_cast<W>(value) - truth) / unit);

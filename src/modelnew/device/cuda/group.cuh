@@ -29,22 +29,20 @@ MN_FN A combine_lanes(Op op, A value, int lanes) {
 
 constexpr int partial_bytes = 48;  // of one partial result, at most
 
-// A block on one row. One partial result per warp; two sets in turn, so that one barrier per reduction is enough.
-struct block_group {
-  unsigned char* scratch;
-  int parity = 0;
+// One set of partial results is written while slower threads may still read the last one's: sets are used in turn, so that
+// one barrier per reduction is enough. `round`: how many reductions there have been.
 
-  static constexpr int warp_scratch = 2 * 32 * partial_bytes;
-  MN_FN static int scratch_bytes() { return warp_scratch; }
+// A block on one row: one partial result per warp.
+struct block_group {
+  static constexpr int scratch_bytes = 2 * 32 * partial_bytes;
 
   template <class Op, class A>
-  MN_FN A combine(Op op, A value) {
+  MN_FN static A combine(Op op, A value, int scratch, int round) {
     static_assert(sizeof(A) <= partial_bytes, "too many reductions in one sweep");
     value = combine_lanes(op, value, 32);
     const int warps = blockDim.x / 32;
     if (warps == 1) return value;
-    A* partial = reinterpret_cast<A*>(scratch + parity * (warp_scratch / 2));
-    parity ^= 1;
+    A* partial = reinterpret_cast<A*>(shared_memory() + scratch + (round & 1) * (scratch_bytes / 2));
     const int lane = threadIdx.x % 32;
     if (lane == 0) partial[threadIdx.x / 32] = value;
     __syncthreads();
@@ -54,35 +52,30 @@ struct block_group {
 
 // A block on `across` rows side by side, whose threads are not in one warp: a tree in shared memory.
 struct side_by_side_group {
-  unsigned char* scratch;
-  int lane, along, across;
-
-  MN_FN static int scratch_bytes() { return blockDim.x * partial_bytes; }
+  static constexpr int threads = 256;
+  static constexpr int scratch_bytes = threads * partial_bytes;
 
   template <class Op, class A>
-  MN_FN A combine(Op op, A value) {
+  MN_FN static A combine(Op op, A value, int scratch, int across) {
     static_assert(sizeof(A) <= partial_bytes, "too many reductions in one sweep");
-    A* partial = reinterpret_cast<A*>(scratch);
-    int count = blockDim.x / across;
-    if (count == 1) return value;
+    A* partial = reinterpret_cast<A*>(shared_memory() + scratch);
+    if (across == threads) return value;
     partial[threadIdx.x] = value;
     __syncthreads();
-    for (count /= 2; count > 0; count /= 2) {
-      if (along < count) partial[threadIdx.x] = op.combine(partial[threadIdx.x], partial[threadIdx.x + count * across]);
+    for (int count = threads / 2; count >= across; count /= 2) {
+      if (int(threadIdx.x) < count) partial[threadIdx.x] = op.combine(partial[threadIdx.x], partial[threadIdx.x + count]);
       __syncthreads();
     }
-    const A result = partial[lane];
+    value = partial[threadIdx.x % across];
     __syncthreads();  // the next reduction writes where others still read
-    return result;
+    return value;
   }
 };
 
 // Every block of a cluster gives its value to all, and all combine them in the order of the blocks.
 struct cluster_group {
   static constexpr int most_blocks = 16;
-  static constexpr int bytes = 2 * most_blocks * partial_bytes;
-  unsigned char* slots;
-  int parity = 0;
+  static constexpr int scratch_bytes = 2 * most_blocks * partial_bytes;
 
   MN_FN static void barrier() {
 #if defined(MN_SIMT) || __CUDA_ARCH__ >= 900
@@ -92,67 +85,60 @@ struct cluster_group {
   }
 
   template <class Op, class A>
-  MN_FN A combine(Op op, A value, bool speaks) {
+  MN_FN static A combine(Op op, A value, int scratch, int round) {
 #if defined(MN_SIMT) || __CUDA_ARCH__ >= 900
     const int blocks = __clusterSizeInBlocks();
-    A* mine = reinterpret_cast<A*>(slots + parity * (bytes / 2));
-    parity ^= 1;
-    if (speaks)
-      for (int r = 0; r < blocks; ++r)
-        static_cast<A*>(__cluster_map_shared_rank(mine, r))[__clusterRelativeBlockRank()] = value;
+    A* mine = reinterpret_cast<A*>(shared_memory() + scratch + (round & 1) * (scratch_bytes / 2));
+    if (int(threadIdx.x) < blocks)
+      static_cast<A*>(__cluster_map_shared_rank(mine, threadIdx.x))[__clusterRelativeBlockRank()] = value;
     barrier();
     value = mine[0];
+#pragma unroll 1
     for (int r = 1; r < blocks; ++r) value = op.combine(value, mine[r]);
 #endif
     return value;
   }
 };
 
-// Blocks of a cooperative launch that share rows, through memory. Their counter was zeroed before the launch.
-template <bool Across>
+// Blocks of a cooperative launch that share rows, through memory: a counter per team, zeroed before the launch, then the
+// partial results of each team's blocks, `lanes` of each block.
 struct grid_group {
-  unsigned long long* arrived = nullptr;
-  unsigned char* partials = nullptr;
-  int blocks, rank, lane, lanes;
-  int parity = 0;
-  unsigned long long target = 0;
+  unsigned char* workspace;
+  int blocks, lanes;
 
-  __host__ __device__ static constexpr int64_t bytes(int64_t blocks, int64_t lanes) {
+  __host__ __device__ static constexpr int64_t counter_bytes(int64_t teams) { return (teams * 8 + 15) / 16 * 16; }
+  __host__ __device__ static constexpr int64_t team_bytes(int64_t blocks, int64_t lanes) {
     return 2 * blocks * lanes * partial_bytes;
   }
 
-  MN_FN grid_group(unsigned char* workspace, int blocks_, int rank_, int lane_, int lanes_, bool used)
-      : blocks(blocks_), rank(rank_), lane(lane_), lanes(lanes_) {
-    if (!used) return;
-    const int64_t teams = gridDim.x / blocks, team = blockIdx.x / blocks;
-    arrived = reinterpret_cast<unsigned long long*>(workspace) + team;
-    partials = workspace + (teams * sizeof(unsigned long long) + 15) / 16 * 16 + team * bytes(blocks, lanes);
-  }
-
-  MN_FN void barrier() {
-    target += blocks;
+  MN_FN void barrier(int64_t team, int round) const {
     __syncthreads();
     if (threadIdx.x == 0) {
+      unsigned long long* arrived = reinterpret_cast<unsigned long long*>(workspace) + team;
+      const unsigned long long all = (round + 1ull) * blocks;
       __threadfence();
       atomicAdd(arrived, 1ull);
-      while (__ldcv(arrived) < target) __nanosleep(20);
+      while (__ldcv(arrived) < all) __nanosleep(20);
       __threadfence();
     }
     __syncthreads();
   }
 
+  // `speaks`: this thread has its block's result for `lane`.
   template <class Op, class A>
-  MN_FN A combine(Op op, A value, bool speaks) {
-    A* partial = reinterpret_cast<A*>(partials + parity * (bytes(blocks, lanes) / 2));
-    parity ^= 1;
-    if (speaks) partial[rank * lanes + lane] = value;
-    barrier();
-    if (Across) {
-      value = read(partial + lane);
-      for (int r = 1; r < blocks; ++r) value = op.combine(value, read(partial + r * lanes + lane));
+  MN_FN A combine(Op op, A value, int lane, bool speaks, int round) const {
+    const int64_t team = blockIdx.x / blocks;
+    unsigned char* mine = workspace + counter_bytes(gridDim.x / blocks) + team * team_bytes(blocks, lanes);
+    A* partial = reinterpret_cast<A*>(mine + (round & 1) * (team_bytes(blocks, lanes) / 2));
+    if (speaks) partial[blockIdx.x % blocks * lanes + lane] = value;
+    barrier(team, round);
+    value = op.identity();
+    if (lanes > 1) {
+#pragma unroll 1
+      for (int r = 0; r < blocks; ++r) value = op.combine(value, read(partial + r * lanes + lane));
       return value;
     }
-    value = op.identity();
+#pragma unroll 1
     for (int r = threadIdx.x % 32; r < blocks; r += 32) value = op.combine(value, read(partial + r));
     return combine_lanes(op, value, 32);
   }
@@ -170,17 +156,6 @@ struct grid_group {
     __builtin_memcpy(&result, w, sizeof(A));
     return result;
   }
-};
-
-// The threads of one block that share a row.
-template <bool Across>
-struct local_group : block_group {
-  MN_FN local_group(unsigned char* scratch_, int, int, int) : block_group{scratch_} {}
-};
-template <>
-struct local_group<true> : side_by_side_group {
-  MN_FN local_group(unsigned char* scratch_, int lane_, int along_, int across_)
-      : side_by_side_group{scratch_, lane_, along_, across_} {}
 };
 
 }  // namespace mn

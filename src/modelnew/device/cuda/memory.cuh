@@ -48,7 +48,7 @@ MN_FN W load_word(const W* p) {
   if constexpr (Reuse == reuse::none) {
     return __ldcs(p);
   } else {
-    return __ldca(p);
+    return *p;
   }
 }
 

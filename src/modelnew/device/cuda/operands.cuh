@@ -12,6 +12,10 @@ constexpr int widest_of() {
   return size;
 }
 template <class... S>
+constexpr int widest_of(types<S...>) {
+  return widest_of<S...>();
+}
+template <class... S>
 constexpr int narrowest_of() {
   int size = 16;
   ((size = smaller(size, sizeof(S))), ...);

@@ -1,36 +1,39 @@
 // Handles of rows that are swept vector by vector: `start` asks memory for what a vector needs, `item` gives the vector,
-// so that a sweep can start several. What has a place in shared memory is written there in the first sweep.
+// so that a sweep can start several. What has a place in shared memory is written there in the first sweep. `plain`: there
+// is nothing to compute, so registers are left for more vectors at a time.
 #pragma once
 
 #include "cuda/row_program.cuh"
 
 namespace mn {
 
-// This thread's item of a step.
+constexpr int nowhere = -1;
+
+// This thread's item of a step; `place`: where in shared memory the handle's items are.
 template <class Item>
-MN_FN Item& kept_item(Item* place, int64_t step) {
-  return place[step * blockDim.x + threadIdx.x];
+MN_FN Item& kept_item(int place, int step) {
+  return reinterpret_cast<Item*>(shared_memory() + place)[step * blockDim.x + threadIdx.x];
 }
 
 template <class Row, size_t I, class S>
 struct loaded {
   using item_type = stored_item<S, Row::V>;
   using raw = item_type;
-  static constexpr int operand = Row::outputs + I;
-  item_type* place;
+  static constexpr bool plain = true;
+  int place;
   mutable bool seen = false;
 
-  MN_FN bool kept() const { return place && seen; }
-  MN_FN bool vectored(const Row& row) const { return kept() || (row.vectored >> I & 1); }
-  MN_FN void start(const Row& row, int64_t first, int64_t run, raw& r) const {
-    if (!kept()) r.x = row.template load_whole<I>(row.o.template inside<operand>(first, run));
+  MN_FN bool kept() const { return place != nowhere && seen; }
+  MN_FN bool vectored(const Row& row) const { return kept() || (row.vectored >> (Row::outputs + I) & 1); }
+  MN_FN void start(const Row& row, int64_t first, raw& r) const {
+    if (!kept()) r.x = row.template load_whole<I>(first);
   }
   MN_FN void start_edge(const Row& row, int64_t first, raw& r) const {
-    if (!kept()) r.x = row.template load_edge<I>(first, row.o.template inside<operand>(first));
+    if (!kept()) r.x = row.template load_edge<I>(first);
   }
-  MN_FN item_type item(const Row&, int64_t step, int64_t, const raw& r) const {
-    if (kept()) return kept_item(place, step);
-    if (place) kept_item(place, step) = r;
+  MN_FN item_type item(const Row&, int step, int64_t, const raw& r) const {
+    if (kept()) return kept_item<item_type>(place, step);
+    if (place != nowhere) kept_item<item_type>(place, step) = r;
     return r;
   }
   MN_FN void swept() const { seen = true; }
@@ -39,8 +42,9 @@ struct loaded {
 template <class Row>
 struct counted {
   struct raw {};
+  static constexpr bool plain = true;
   MN_FN bool vectored(const Row&) const { return true; }
-  MN_FN void start(const Row&, int64_t, int64_t, raw&) const {}
+  MN_FN void start(const Row&, int64_t, raw&) const {}
   MN_FN void start_edge(const Row&, int64_t, raw&) const {}
   MN_FN index_item item(const Row& row, int64_t, int64_t first, const raw&) const { return {first, row.size() - 1}; }
   MN_FN void swept() const {}
@@ -52,23 +56,24 @@ struct computed {
       std::declval<const Row&>(), 0, 0, std::declval<const typename H::raw&>())[0]...))>;
   using item_type = computed_item<value, Row::V>;
   using raw = pack<typename H::raw...>;
+  static constexpr bool plain = false;
   F f;
   pack<H...> from;
-  item_type* place;
+  int place;
   mutable bool seen = false;
 
-  MN_FN bool kept() const { return place && seen; }
+  MN_FN bool kept() const { return place != nowhere && seen; }
   MN_FN bool vectored(const Row& row) const { return kept() || all_vectored(row, own{}); }
-  MN_FN void start(const Row& row, int64_t first, int64_t run, raw& r) const {
-    if (!kept()) start_all(row, first, run, r, own{});
+  MN_FN void start(const Row& row, int64_t first, raw& r) const {
+    if (!kept()) start_all(row, first, r, own{});
   }
   MN_FN void start_edge(const Row& row, int64_t first, raw& r) const {
     if (!kept()) start_edges(row, first, r, own{});
   }
-  MN_FN item_type item(const Row& row, int64_t step, int64_t first, const raw& r) const {
-    if (kept()) return kept_item(place, step);
+  MN_FN item_type item(const Row& row, int step, int64_t first, const raw& r) const {
+    if (kept()) return kept_item<item_type>(place, step);
     const item_type result = compute(row, step, first, r, own{});
-    if (place) kept_item(place, step) = result;
+    if (place != nowhere) kept_item<item_type>(place, step) = result;
     return result;
   }
   MN_FN void swept() const {
@@ -84,15 +89,15 @@ struct computed {
     return (get<K>(from).vectored(row) && ...);
   }
   template <size_t... K>
-  MN_FN void start_all(const Row& row, int64_t first, int64_t run, raw& r, detail::indices<K...>) const {
-    (get<K>(from).start(row, first, run, get<K>(r)), ...);
+  MN_FN void start_all(const Row& row, int64_t first, raw& r, detail::indices<K...>) const {
+    (get<K>(from).start(row, first, get<K>(r)), ...);
   }
   template <size_t... K>
   MN_FN void start_edges(const Row& row, int64_t first, raw& r, detail::indices<K...>) const {
     (get<K>(from).start_edge(row, first, get<K>(r)), ...);
   }
   template <size_t... K>
-  MN_FN item_type compute(const Row& row, int64_t step, int64_t first, const raw& r, detail::indices<K...>) const {
+  MN_FN item_type compute(const Row& row, int step, int64_t first, const raw& r, detail::indices<K...>) const {
     const auto items = values(get<K>(from).item(row, step, first, get<K>(r))...);
     item_type result;
 #pragma unroll

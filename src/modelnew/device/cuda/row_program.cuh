@@ -23,21 +23,24 @@ struct row_operands {
   int64_t step[count];  // between the elements of a run
   int64_t jump[count];  // between the last element of a run and the first of the next, less `step`
 
-  // Number of the run that element `first` lies in. For rows that are simple.
-  MN_FN int64_t run(int64_t first) const {
-    return inner.rank == 1 ? 0 : inner.dim[1].divide_narrow(static_cast<uint32_t>(first));
+  // Offset of element `first` of a row from the row's beginning, in operand K; for rows that are simple. Vectors of more
+  // than one element are only asked for where `step` is 1.
+  template <int K, int V>
+  MN_FN int64_t inside_simple(int64_t first) const {
+    const int64_t place = V > 1 ? first : first * step[K];
+    return inner.rank == 1 ? place : place + inner.dim[1].divide_narrow(static_cast<uint32_t>(first)) * jump[K];
   }
-  // Offset of element `first` of a row from the row's beginning, in operand K.
-  template <int K>
-  MN_FN int64_t inside(int64_t first, int64_t its_run) const {
-    return first * step[K] + its_run * jump[K];
-  }
+  // The same for any row.
   template <int K>
   MN_FN int64_t inside(int64_t first) const {
-    if (inner.rank == 1) return first * step[K];
     int64_t offset = 0;
-    locate<K, K + 1>(inner, inner_stride, first, &offset);
-    return offset;
+#pragma unroll 1
+    for (int i = inner.rank - 1; i > 0; --i) {
+      const int64_t quotient = inner.dim[i].divide_wide(first);
+      offset += (first - quotient * inner.dim[i].size) * inner_stride.at[K][i];
+      first = quotient;
+    }
+    return offset + first * inner_stride.at[K][0];
   }
 };
 
@@ -60,48 +63,45 @@ struct index_item {
   }
 };
 
-// In place of a bool that is true.
-struct surely {
+// What is known of a vector when the code is compiled: it lies in the row, and where it is stored is aligned.
+struct whole_and_aligned {
   MN_FN operator bool() const { return true; }
 };
 
-// `Self` gives: folds; any_rank: rows need not be simple; sweep(per_vector, handles...), which calls
-// per_vector(first, whole, items...) for each vector of this thread, whole: all of it is in the row (a bool, or
-// `surely` where the row is known to be simple too); combine(op, value)
-// over the row's threads; leads().
+// `Self` gives: folds; any_rank: rows need not be simple; sweep(aligned, per_vector, handles...), which calls
+// per_vector(first, whole, items...) for each vector of this thread, `whole`: all of it is in the row (a bool; or
+// whole_and_aligned, if `aligned`); combine(op, value) over the row's threads; leads(): whether this one speaks for them.
+// `first` is an int for rows that are held in registers, an int64_t for others.
 template <class Self, class Outs, class Ins, int Width>
 struct row_program {
   static constexpr int V = Width;
+  static constexpr int outputs = Outs::size;
   static constexpr int count = Outs::size + Ins::size;
   const row_operands<Outs, Ins>& o;
-  int64_t row = 0;
-  int64_t elements = 0;        // 0 in a place beyond the last row, which computes nothing but takes part in barriers
-  int64_t offset[count] = {};  // of the row in each operand
+  int64_t elements = 0;         // 0 in a place beyond the last row, which computes nothing but takes part in barriers
+  uintptr_t base[count] = {};   // where the row begins in each operand
   int skew = 0;
-  unsigned vectored = 0;  // bit I: input I's vectors are aligned and contiguous
+  unsigned vectored = 0;        // bit k: operand k's vectors are aligned and contiguous
 
   MN_FN explicit row_program(const row_operands<Outs, Ins>& operand) : o(operand) {}
 
-  MN_FN void enter(int64_t r) {
-    elements = r < o.rows ? o.size : 0;
-    row = r < o.rows ? r : o.rows - 1;
-#pragma unroll
-    for (int k = 0; k < count; ++k) offset[k] = 0;
-    locate<0, count>(o.outer, o.outer_stride, row, offset);
-    align(indices_to<Ins::size>{});
+  MN_FN void enter(int64_t row) {
+    elements = row < o.rows ? o.size : 0;
+    int64_t offset[count] = {};
+    locate<0, count>(o.outer, o.outer_stride, row < o.rows ? row : o.rows - 1, offset);
+    begin_operands(offset, indices_to<Outs::size>{}, indices_to<Ins::size>{});
   }
 
   MN_FN int64_t size() const { return o.size; }
 
   template <size_t I>
-  MN_FN compute_t<type_at<I, Ins>> scalar() const {
-    return to_compute(load_one<reuse::expected>(o.at.template input<I>() + offset[Outs::size + I]));
+  MN_FN auto scalar() const {
+    return to_compute(load_one<reuse::expected>(input<I>()));
   }
 
   template <size_t O, class Value>
   MN_FN void put(Value value) const {
-    if (elements > 0 && self().leads())
-      store_one(o.at.template output<O>() + offset[O], to_storage<type_at<O, Outs>>(value));
+    if (elements > 0 && self().leads()) store_one(output<O>(), to_storage<type_at<O, Outs>>(value));
   }
 
   // Terms are added in chains of at most 256; then the chains' sums are.
@@ -121,6 +121,7 @@ struct row_program {
       total = op.combine(total, chain[0]);
     };
     self().sweep(
+        true,
         [&](auto first, auto whole, const auto&... item) {
           A term[V];
 #pragma unroll
@@ -143,6 +144,7 @@ struct row_program {
   template <size_t... O, class F, class... H>
   MN_FN void store(F f, const H&... h) {
     self().sweep(
+        ((vectored >> O & 1) && ...),
         [&](auto first, auto whole, const auto&... item) {
           pack<vec<type_at<O, Outs>, V>...> y;
 #pragma unroll
@@ -152,12 +154,6 @@ struct row_program {
         h...);
   }
 
- private:
-  MN_FN Self& self() { return static_cast<Self&>(*this); }
-  MN_FN const Self& self() const { return static_cast<const Self&>(*this); }
-
- public:
-  // `first`: int for rows that are held in registers, int64_t for others.
   template <class N>
   MN_FN bool has(N element) const {
     return std::make_unsigned_t<N>(element) < std::make_unsigned_t<N>(elements);
@@ -172,69 +168,86 @@ struct row_program {
   }
 
   // Vector of input I, `vectored`, at a place that is `whole`.
-  template <size_t I>
-  MN_FN auto load_whole(int64_t place) const {
-    return load_aligned<reuse::expected, type_at<I, Ins>, V>(o.at.template input<I>() + offset[Outs::size + I] + place);
+  template <size_t I, class N>
+  MN_FN auto load_whole(N first) const {
+    constexpr int k = Outs::size + I;
+    return load_aligned<reuse::expected, type_at<I, Ins>, V>(input<I>() + o.template inside_simple<k, V>(first));
   }
   // Any vector that the row touches, element by element.
   template <size_t I, class N>
-  MN_FN auto load_edge(N first, int64_t place) const {
-    const auto* p = o.at.template input<I>() + offset[Outs::size + I] + place;
-    const int64_t step = o.step[Outs::size + I];
-    const int low = first < 0 ? static_cast<int>(-first) : 0;
-    const int high = first > N(elements) - V ? static_cast<int>(N(elements) - first) - 1 : V - 1;
+  MN_FN auto load_edge(N first) const {
+    const N begin = first < 0 ? 0 : first, last = N(elements) - 1;
+    const auto* p = input<I>() + place<Outs::size + I>(begin);
     vec<type_at<I, Ins>, V> result;
 #pragma unroll
-    for (int v = 0; v < V; ++v) result.at[v] = load_one<reuse::expected>(p + (v < low ? low : v > high ? high : v) * step);
+    for (int v = 0; v < V; ++v) {
+      result.at[v] = load_one<reuse::expected>(p);
+      if (first + v >= begin && first + v < last) p += o.step[Outs::size + I];
+    }
     return result;
   }
 
  private:
+  MN_FN Self& self() { return static_cast<Self&>(*this); }
+  MN_FN const Self& self() const { return static_cast<const Self&>(*this); }
 
-  template <size_t... I>
-  MN_FN void align(detail::indices<I...>) {
-    vectored = 0;
-    skew = 0;
-    if (!o.simple) return;
-    if constexpr (V > 1) {
-      ((skew = int(I) == o.leader ? misalignment<I>() : skew), ...);
-      ((vectored |= is_vectored<I>() ? 1u << I : 0), ...);
+  template <size_t I>
+  MN_FN auto* input() const {
+    return reinterpret_cast<const type_at<I, Ins>*>(base[Outs::size + I]);
+  }
+  template <size_t O>
+  MN_FN auto* output() const {
+    return reinterpret_cast<type_at<O, Outs>*>(base[O]);
+  }
+
+  // Offset of element `first`, whatever the operand's stride.
+  template <int K, class N>
+  MN_FN int64_t place(N first) const {
+    if constexpr (Self::any_rank) {
+      return o.template inside<K>(first);
     } else {
-      vectored = ~0u;
+      return o.template inside_simple<K, 1>(first);
     }
   }
-  // Elements from the aligned address before the row's beginning.
-  template <size_t I>
-  MN_FN int misalignment() const {
-    using S = type_at<I, Ins>;
-    const uintptr_t p = reinterpret_cast<uintptr_t>(o.at.template input<I>() + offset[Outs::size + I]);
+
+  template <size_t... O, size_t... I>
+  MN_FN void begin_operands(const int64_t (&offset)[count], detail::indices<O...>, detail::indices<I...>) {
+    ((base[O] = reinterpret_cast<uintptr_t>(o.at.template output<O>() + offset[O])), ...);
+    ((base[Outs::size + I] = reinterpret_cast<uintptr_t>(o.at.template input<I>() + offset[Outs::size + I])), ...);
+    skew = 0;
+    if constexpr (V > 1) ((skew = int(I) == o.leader ? misalignment<type_at<I, Ins>>(base[Outs::size + I]) : skew), ...);
+    vectored = 0;
+    ((vectored |= unsigned(is_vectored<type_at<O, Outs>, O>()) << O), ...);
+    ((vectored |= unsigned(is_vectored<type_at<I, Ins>, Outs::size + I>()) << (Outs::size + I)), ...);
+  }
+  // Elements from the aligned address before `p` to it.
+  template <class S>
+  MN_FN static int misalignment(uintptr_t p) {
     return static_cast<int>(p & (vec<S, V>::access - 1)) / int(sizeof(S));
   }
-  template <size_t I>
+  template <class S, int K>
   MN_FN bool is_vectored() const {
-    return o.step[Outs::size + I] == 1 &&
-           is_aligned<type_at<I, Ins>, V>(o.at.template input<I>() + offset[Outs::size + I] - skew);
+    constexpr int per_access = vec<S, V>::access / int(sizeof(S));
+    return o.simple && (V == 1 || (o.step[K] == 1 && misalignment<S>(base[K]) == skew % per_access));
   }
 
   template <size_t... O, class N, class Whole, class Y, size_t... K>
   MN_FN void store_each(N first, Whole whole, const Y& y, detail::indices<K...>) const {
-    if constexpr (Self::any_rank && std::is_same<Whole, bool>::value) {
-      (store_vector<O>(first, whole, o.template inside<O>(first), get<K>(y)), ...);
-    } else {
-      const int64_t run = o.run(first);
-      (store_vector<O>(first, whole, o.template inside<O>(first, run), get<K>(y)), ...);
-    }
+    (store_vector<O>(first, whole, get<K>(y)), ...);
   }
-  template <size_t O, class N>
-  MN_FN void store_vector(N first, bool whole, int64_t place, const vec<type_at<O, Outs>, V>& y) const {
-    auto* p = o.at.template output<O>() + offset[O] + place;
-    const int64_t step = o.step[O];
-    if (V > 1 && whole && step == 1 && is_aligned<type_at<O, Outs>, V>(p)) {
-      store_aligned<type_at<O, Outs>, V>(p, y);
-    } else {
+  template <size_t O, class N, class Whole>
+  MN_FN void store_vector(N first, Whole whole, const vec<type_at<O, Outs>, V>& y) const {
+    constexpr bool sure = std::is_same<Whole, whole_and_aligned>::value;
+    if (sure || (V > 1 && whole && (vectored >> O & 1))) {
+      store_aligned<type_at<O, Outs>, V>(output<O>() + o.template inside_simple<O, V>(first), y);
+    } else if constexpr (!sure) {
+      auto* p = output<O>() + place<O>(first < 0 ? 0 : first);
 #pragma unroll
       for (int v = 0; v < V; ++v)
-        if (has(first + v)) store_one(p + v * step, y.at[v]);
+        if (has(first + v)) {
+          store_one(p, y.at[v]);
+          p += o.step[O];
+        }
     }
   }
 };

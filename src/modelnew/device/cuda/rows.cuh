@@ -1,12 +1,12 @@
 // Family 2: row programs. The plan is made by runtime/plan_cuda.py:
 //   [kind, device, rows, outer rank, inner rank, a, b, c]  outer sizes, inner sizes, per operand: outer, inner strides
-//   kind 0, 1  registers, few or many vectors per thread:  a = threads per row, b = threads per block
-//   kind 2     a block per row:                            a = threads, b = kept
-//   kind 3     a cluster per row:                          a = threads, b = kept, c = blocks per row
-//   kind 4     many blocks per row:                        a = threads, b = kept, c = blocks per row, teams
-//   kind 5     rows side by side:                          a = rows per block, b = kept, c = blocks per row, teams
+//   kind 0  rows in registers:    a = threads per row, b = threads per block
+//   kind 1  a block per row:      a = threads, b = kept, c = 1
+//   kind 2  a cluster per row:    a = threads, b = kept, c = blocks per row
+//   kind 3  many blocks per row:  a = threads, b = kept, c = blocks per row, teams
+//   kind 4  rows side by side:    a = rows per block, b = kept, c = blocks per row, teams
 // kept: bytes of shared memory for what is kept on chip, + 1 if that holds computed values too. c: blocks per row +
-// 65536 * teams; teams: how many rows (kind 5: groups of a rows) a cooperative grid works on at a time.
+// 65536 * teams; teams: how many rows (kind 4: groups of a rows) a cooperative grid works on at a time.
 #pragma once
 
 #include "cuda/rows_chunks.cuh"
@@ -16,7 +16,7 @@ namespace mn {
 
 namespace detail {
 
-constexpr int side_by_side_threads = 256;
+constexpr int held_bytes = 64;  // of each row that a thread holds, as computed
 constexpr int64_t most_elements = int64_t(1) << 62;
 
 template <class Outs, class Ins>
@@ -69,32 +69,31 @@ class workspace {
   cudaError_t error_ = cudaSuccess;
 };
 
-template <class Body, int V, int Flight, bool Across, class Outs, class Ins>
+template <class Body, int V, bool Across, class Outs, class Ins>
 int launch_chunks(row_operands<Outs, Ins>& o, const int64_t* plan, queue stream) {
   choose_leader<V>(o, most_elements);
   chunk_shape shape = {};
   shape.across = Across ? static_cast<int>(plan[5]) : 1;
   shape.blocks = static_cast<int>(plan[7] % 65536);
-  shape.cluster = plan[0] == 3 ? shape.blocks : 1;
+  shape.cluster = plan[0] == 2 ? shape.blocks : 1;
   shape.kept_bytes = plan[6] / 16 * 16;
   shape.keeps_all = plan[6] % 16 != 0;
   const bool cooperative = shape.blocks > shape.cluster;
-  const int threads = Across ? side_by_side_threads : static_cast<int>(plan[5]);
+  const int threads = Across ? side_by_side_group::threads : static_cast<int>(plan[5]);
   const int64_t groups = ceil_div(o.rows, shape.across);
   const int64_t most = cooperative ? plan[7] / 65536 : most_blocks / shape.blocks;
   const int64_t teams = groups < most ? groups : most;
-  const int64_t counters = (teams * int64_t(sizeof(unsigned long long)) + 15) / 16 * 16;
-  const workspace space(
-      cooperative ? counters + teams * grid_group<Across>::bytes(shape.blocks, shape.across) : 0, counters, stream);
+  const int64_t counters = grid_group::counter_bytes(teams);
+  const int64_t partials = teams * grid_group::team_bytes(shape.blocks, shape.across);
+  const workspace space(cooperative ? counters + partials : 0, counters, stream);
   if (space.error() != cudaSuccess) return taken(space.error());
   shape.workspace = space.memory();
   launch_shape where = {teams * shape.blocks, threads};
-  where.shared_bytes = static_cast<size_t>(shape.kept_bytes) +
-                       (Across ? threads * partial_bytes : block_group::warp_scratch) +
-                       (shape.cluster > 1 ? cluster_group::bytes : 0);
+  where.shared_bytes = static_cast<size_t>(shape.kept_bytes) + cluster_group::scratch_bytes +
+                       (Across ? side_by_side_group::scratch_bytes : block_group::scratch_bytes);
   where.cluster = shape.cluster;
   where.cooperative = cooperative;
-  return launch(rows_chunks<Body, Outs, Ins, V, Flight, Across>, where, stream, o, shape);
+  return launch(rows_chunks<Body, Outs, Ins, V, Across>, where, stream, o, shape);
 }
 
 template <class Body, int V, int U, class Outs, class Ins>
@@ -106,23 +105,20 @@ int launch_registers(row_operands<Outs, Ins>& o, const int64_t* plan, queue stre
   choose_leader<V>(o, int64_t(threads) * V * U);
   const int64_t blocks = ceil_div(o.rows, where.threads / threads);
   where.blocks = blocks < most_blocks ? blocks : most_blocks;
-  where.shared_bytes = block_group::warp_scratch;
+  where.shared_bytes = block_group::scratch_bytes;
   return launch(rows_registers<Body, Outs, Ins, V, U>, where, stream, o, threads);
 }
 
 template <class Body, class... Out, class... In>
 int rows_on(const operands<types<Out...>, types<In...>>& at, const int64_t* plan, queue stream) {
   constexpr int V = 16 / widest_of<In...>();
-  constexpr int many = 32 / V;
-  constexpr int flight = bytes_of<In...>() * V <= 16 ? 4 : 2;
   row_operands<types<Out...>, types<In...>> o = {};
   o.at = at;
   read_rows(o, plan);
   switch (plan[0]) {
-    case 0: return launch_registers<Body, V, 2>(o, plan, stream);
-    case 1: return launch_registers<Body, V, many>(o, plan, stream);
-    case 5: return launch_chunks<Body, 1, 8, true>(o, plan, stream);
-    default: return launch_chunks<Body, V, flight, false>(o, plan, stream);
+    case 0: return launch_registers<Body, V, held_bytes / larger(4, widest_of<In...>()) / V>(o, plan, stream);
+    case 4: return launch_chunks<Body, 1, true>(o, plan, stream);
+    default: return launch_chunks<Body, V, false>(o, plan, stream);
   }
 }
 

@@ -17,54 +17,46 @@ struct chunk_shape {
   unsigned char* workspace;  // of rows spread over the grid: counters, then partial results
 };
 
-template <class Outs, class Ins, int Width, int Flight, bool Across>
-struct chunk_row : row_program<chunk_row<Outs, Ins, Width, Flight, Across>, Outs, Ins, Width> {
+template <class Outs, class Ins, int Width, bool Across>
+struct chunk_row : row_program<chunk_row<Outs, Ins, Width, Across>, Outs, Ins, Width> {
   using base = row_program<chunk_row, Outs, Ins, Width>;
+  using group = std::conditional_t<Across, side_by_side_group, block_group>;
   static constexpr int V = Width;
   static constexpr bool folds = true;
   static constexpr bool any_rank = true;
-  static constexpr int outputs = Outs::size;
 
   const chunk_shape& shape;
-  const int lane, along, block;  // place among the rows side by side; along the row in this block; the block's in the row
-  const int stride;              // elements between a thread's vectors
-  const int64_t steps;           // vectors of a row per thread
-  local_group<Across> local;
-  cluster_group cluster;
-  grid_group<Across> grid;
-  unsigned char* const kept;
-  int64_t kept_used = 0;
+  const int along;   // this thread's place along the row, in its block
+  const int stride;  // elements between a thread's vectors
+  const int steps;   // vectors of a row per thread
+  int kept_used = 0;
+  int round = 0;
 
-  MN_FN chunk_row(const row_operands<Outs, Ins>& operand, const chunk_shape& s, unsigned char* shared)
+  MN_FN chunk_row(const row_operands<Outs, Ins>& operand, const chunk_shape& s)
       : base(operand),
         shape(s),
-        lane(Across ? threadIdx.x % s.across : 0),
         along(Across ? threadIdx.x / s.across : threadIdx.x),
-        block(blockIdx.x % s.blocks),
         stride(blockDim.x / s.across * s.blocks * V),
-        steps((operand.size + (operand.leader < 0 ? 0 : V - 1) + stride - 1) / stride),
-        local(shared, lane, along, s.across),
-        cluster{shared + local.scratch_bytes()},
-        grid(s.workspace, s.blocks, block, lane, s.across, s.cluster == 1 && s.blocks > 1),
-        kept(shared + local.scratch_bytes() + (s.cluster > 1 ? cluster.bytes : 0)) {}
+        steps(static_cast<int>((operand.size + (operand.leader < 0 ? 0 : V - 1) + stride - 1) / stride)) {}
 
-  MN_FN bool leads() const { return along == 0 && block == 0; }
-  MN_FN int64_t first(int64_t step) const {
-    return step * stride + (block * int(blockDim.x / shape.across) + along) * V - this->skew;
+  MN_FN int lane() const { return Across ? threadIdx.x % shape.across : 0; }
+  MN_FN int block() const { return blockIdx.x % shape.blocks; }
+  MN_FN bool leads() const { return along == 0 && block() == 0; }
+  MN_FN int64_t first(int step) const {
+    return int64_t(step) * stride + (block() * int(blockDim.x / shape.across) + along) * V - this->skew;
   }
   MN_FN void begin(int64_t row) {
     this->enter(row);
     kept_used = 0;
   }
 
-  // Shared memory for one vector per step and thread, or null.
+  // Shared memory for one vector per step and thread: where, or nowhere.
   template <class Item>
-  MN_FN Item* place_for(bool wanted) {
-    const int64_t bytes = steps * blockDim.x * sizeof(Item);
-    if (!wanted || kept_used + bytes > shape.kept_bytes) return nullptr;
-    Item* place = reinterpret_cast<Item*>(kept + kept_used);
-    kept_used += bytes;
-    return place;
+  MN_FN int place_for(bool wanted) {
+    const int64_t bytes = int64_t(steps) * blockDim.x * sizeof(Item);
+    if (!wanted || kept_used + bytes > shape.kept_bytes) return nowhere;
+    kept_used += static_cast<int>(bytes);
+    return group::scratch_bytes + cluster_group::scratch_bytes + kept_used - static_cast<int>(bytes);
   }
 
   template <size_t I>
@@ -83,15 +75,23 @@ struct chunk_row : row_program<chunk_row<Outs, Ins, Width, Flight, Across>, Outs
   }
 
   template <class F, class... H>
-  MN_FN void sweep(F per_vector, const H&... h) const {
-    sweep_with(per_vector, indices_to<sizeof...(H)>{}, h...);
+  MN_FN void sweep(bool aligned, F per_vector, const H&... h) const {
+    sweep_with(aligned && (h.vectored(*this) && ...), per_vector, indices_to<sizeof...(H)>{}, h...);
   }
 
   template <class Op, class A>
   MN_FN A combine(Op op, A value) {
-    value = local.combine(op, value);
-    if (shape.cluster > 1) return cluster.combine(op, value, threadIdx.x == 0);
-    if (shape.blocks > 1) return grid.combine(op, value, along == 0);
+    if constexpr (Across) {
+      value = group::combine(op, value, 0, shape.across);
+    } else {
+      value = group::combine(op, value, 0, round);
+    }
+    if (shape.cluster > 1) {
+      value = cluster_group::combine(op, value, group::scratch_bytes, round);
+    } else if (shape.blocks > 1) {
+      value = grid_group{shape.workspace, shape.blocks, shape.across}.combine(op, value, lane(), along == 0, round);
+    }
+    ++round;
     return value;
   }
 
@@ -99,24 +99,24 @@ struct chunk_row : row_program<chunk_row<Outs, Ins, Width, Flight, Across>, Outs
   // Several vectors are on their way from memory at a time; at the row's edges, and where operands are not aligned with
   // each other, one.
   template <class F, size_t... K, class... H>
-  MN_FN void sweep_with(F per_vector, detail::indices<K...>, const H&... h) const {
-    const bool vectored = (h.vectored(*this) && ...);
+  MN_FN void sweep_with(bool vectored, F per_vector, detail::indices<K...>, const H&... h) const {
+    constexpr int bytes = sizeof(pack<typename H::raw...>);
+    constexpr int unit = V == 1 ? widest_of(Ins{}) : 16;
+    constexpr int most = V == 1 ? 8 : (H::plain && ...) ? 6 : 4;
+    constexpr int flight = bytes <= unit ? most : bytes <= 2 * unit ? most / 2 : V == 1 ? 2 : 1;
 #pragma unroll 1
-    for (int64_t step = 0; step < steps; step += Flight) {
+    for (int step = 0; step < steps; step += flight) {
       const int64_t begin = first(step);
-      if (vectored && begin >= 0 && begin + (Flight - 1) * stride + V <= this->elements) {
-        pack<typename H::raw...> raw[Flight];
+      if (vectored && begin >= 0 && begin <= this->elements - (flight - 1) * int64_t(stride) - V) {
+        pack<typename H::raw...> raw[flight];
 #pragma unroll
-        for (int u = 0; u < Flight; ++u) {
-          const int64_t run = this->o.run(begin + u * stride);
-          (h.start(*this, begin + u * stride, run, get<K>(raw[u])), ...);
-        }
+        for (int u = 0; u < flight; ++u) (h.start(*this, begin + u * stride, get<K>(raw[u])), ...);
 #pragma unroll
-        for (int u = 0; u < Flight; ++u)
-          per_vector(begin + u * stride, surely{}, h.item(*this, step + u, begin + u * stride, get<K>(raw[u]))...);
+        for (int u = 0; u < flight; ++u)
+          per_vector(begin + u * stride, whole_and_aligned{}, h.item(*this, step + u, begin + u * stride, get<K>(raw[u]))...);
       } else {
 #pragma unroll 1
-        for (int u = 0; u < Flight; ++u) {
+        for (int u = 0; u < flight; ++u) {
           const int64_t here = begin + u * stride;
           if (!this->touched(here)) continue;
           pack<typename H::raw...> raw;
@@ -130,14 +130,14 @@ struct chunk_row : row_program<chunk_row<Outs, Ins, Width, Flight, Across>, Outs
 };
 
 // Rows (or, side by side, groups of `across` rows) are dealt to teams of `blocks` blocks.
-template <class Body, class Outs, class Ins, int V, int Flight, bool Across>
-__global__ void __launch_bounds__(Across ? 256 : 768)
+template <class Body, class Outs, class Ins, int V, bool Across>
+__global__ void __launch_bounds__(Across ? 256 : 512, !Across ? 1 : widest_of(Ins{}) > 4 ? 2 : 3)
     rows_chunks(const __grid_constant__ row_operands<Outs, Ins> o, const __grid_constant__ chunk_shape shape) {
-  chunk_row<Outs, Ins, V, Flight, Across> row(o, shape, shared_memory());
+  chunk_row<Outs, Ins, V, Across> row(o, shape);
   if (shape.cluster > 1) cluster_group::barrier();  // every block's shared memory exists from here on
   const int64_t teams = gridDim.x / shape.blocks;
   for (int64_t team = blockIdx.x / shape.blocks; team * shape.across < o.rows; team += teams) {
-    row.begin(team * shape.across + row.lane);
+    row.begin(team * shape.across + row.lane());
     Body{}(row);
   }
 }

@@ -13,11 +13,11 @@ struct register_row : row_program<register_row<Outs, Ins, Width, U>, Outs, Ins, 
   static constexpr bool folds = false;  // a chain has at most U terms
   static constexpr bool any_rank = false;
 
-  int threads, rank;  // of this row; this thread's
-  block_group block;
+  const int threads, rank;  // of this row; this thread's
+  int round = 0;
 
-  MN_FN register_row(const row_operands<Outs, Ins>& operand, int threads_, unsigned char* scratch)
-      : base(operand), threads(threads_), rank(threadIdx.x & (threads_ - 1)), block{scratch} {}
+  MN_FN register_row(const row_operands<Outs, Ins>& operand, int threads_)
+      : base(operand), threads(threads_), rank(threadIdx.x & (threads_ - 1)) {}
 
   MN_FN bool leads() const { return rank == 0; }
   MN_FN int first(int u) const { return (u * threads + rank) * V - this->skew; }
@@ -34,14 +34,13 @@ struct register_row : row_program<register_row<Outs, Ins, Width, U>, Outs, Ins, 
   template <size_t I>
   MN_FN auto load() const {
     held<stored_item<type_at<I, Ins>, V>> result;
-    const bool vectored = this->vectored >> I & 1;
+    const bool vectored = this->vectored >> (Outs::size + I) & 1;
 #pragma unroll
     for (int u = 0; u < U; ++u) {
-      const int64_t place = this->o.template inside<Outs::size + I>(first(u), this->o.run(first(u)));
       if (vectored && this->whole(first(u))) {
-        result.at[u].x = this->template load_whole<I>(place);
+        result.at[u].x = this->template load_whole<I>(first(u));
       } else if (this->touched(first(u))) {
-        result.at[u].x = this->template load_edge<I>(first(u), place);
+        result.at[u].x = this->template load_edge<I>(first(u));
       }
     }
     return result;
@@ -62,7 +61,7 @@ struct register_row : row_program<register_row<Outs, Ins, Width, U>, Outs, Ins, 
   }
 
   template <class F, class... H>
-  MN_FN void sweep(F per_vector, const H&... h) const {
+  MN_FN void sweep(bool, F per_vector, const H&... h) const {
 #pragma unroll
     for (int u = 0; u < U; ++u)
       if (this->touched(first(u))) per_vector(first(u), this->whole(first(u)), h.item(*this, u)...);
@@ -70,15 +69,15 @@ struct register_row : row_program<register_row<Outs, Ins, Width, U>, Outs, Ins, 
 
   template <class Op, class A>
   MN_FN A combine(Op op, A value) {
-    return threads > 32 ? block.combine(op, value) : combine_lanes(op, value, threads);
+    return threads > 32 ? block_group::combine(op, value, 0, round++) : combine_lanes(op, value, threads);
   }
 };
 
-// `threads` per row: a power of two up to 256. Up to 32, a warp has several rows; beyond, a row has the whole block.
+// `threads` per row: a power of two up to 512. Up to 32, a warp has several rows; beyond, a row has the whole block.
 template <class Body, class Outs, class Ins, int V, int U>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(512)
     rows_registers(const __grid_constant__ row_operands<Outs, Ins> o, const int threads) {
-  register_row<Outs, Ins, V, U> row(o, threads, shared_memory());
+  register_row<Outs, Ins, V, U> row(o, threads);
   const int per_block = blockDim.x / threads;
   for (int64_t first = int64_t(blockIdx.x) * per_block; first < o.rows; first += int64_t(gridDim.x) * per_block) {
     row.enter(first + threadIdx.x / threads);

@@ -24,20 +24,15 @@ MN_FN exp_parts<C> exp_nonpositive(C x, C extra = C(0)) {
 }
 
 // x / (1 + e^-v), v = high + low of the sign of x. `vanished`: the result is 0 (NaN for x = -inf).
-// The quotient is corrected by its own remainder, which takes in what the exponential and the product were rounded by.
+// For v < 0 it is w - w e / (1 + e) with e = e^v and w = x e, taken to twice the digits and scaled last.
 template <class C>
 MN_FN C times_sigmoid(C x, C high, C low, bool vanished) {
   const bool negative = x < C(0);
   const exp_parts<C> e = exp_nonpositive(negative ? high : -high, negative ? low : -low);
-  const C power = scale(e.p, e.n), below = C(1) + power, below_low = power - (below - C(1));
-  const C product = x * e.p;
-  const C above = negative ? product : x, above_low = negative ? fma(x, e.p, -product) + x * e.low : C(0);
-  const C inverse = C(1) / below, quotient = above * inverse;
-  const C remainder = fma(-quotient, below, above) + (above_low - quotient * below_low);
-  const C corrected = fma(remainder, inverse, quotient);
-  const C result = vanished ? x * C(0) : corrected;
-  // from 40 on (the exponential is below the rounding of 1) the remainder of infinity would be NaN
-  return negative ? scale(result, e.n) : (x > C(40) ? x : result);
+  const C power = scale_down(e.p, e.n), quotient = (negative ? power : x) / (C(1) + power);
+  const C whole = x * e.p, rest = fma(x, e.p, -whole) + x * e.low;
+  const C below = scale_down(whole + fma(-whole, quotient, rest), e.n);
+  return negative ? (vanished ? x * C(0) : below) : quotient;
 }
 
 // log(1 + x) for 0 <= x <= 1
@@ -62,7 +57,7 @@ MN_FN double log1p_unit(double x) {
 template <class C>
 MN_FN C sigmoid(C x) {
   const detail::exp_parts<C> a = detail::exp_nonpositive(-detail::magnitude(x));
-  const C e = detail::scale(a.p, a.n);
+  const C e = detail::scale_down(a.p, a.n);
   // below 0: e / (1 + e) = e - e^2 / (1 + e), where the quotient's roundings weigh less
   const bool negative = x < C(0);
   return (negative ? e : C(0)) + (negative ? -e * e : C(1)) / (C(1) + e);
@@ -71,7 +66,7 @@ MN_FN C sigmoid(C x) {
 template <class C>
 MN_FN C logsigmoid(C x) {
   const detail::exp_parts<C> a = detail::exp_nonpositive(-detail::magnitude(x));
-  return (x < C(0) ? x : C(0)) - detail::log1p_unit(detail::scale(a.p, a.n));
+  return (x < C(0) ? x : C(0)) - detail::log1p_unit(detail::scale_down(a.p, a.n));
 }
 
 // log(1 + e^(beta x)) / beta; x itself where beta x > threshold
@@ -79,7 +74,7 @@ template <class C>
 MN_FN C softplus(C x, C beta, C threshold) {
   const C z = x * beta;
   const detail::exp_parts<C> a = detail::exp_nonpositive(-detail::magnitude(z));
-  const C result = ((z > C(0) ? z : C(0)) + detail::log1p_unit(detail::scale(a.p, a.n))) / beta;
+  const C result = ((z > C(0) ? z : C(0)) + detail::log1p_unit(detail::scale_down(a.p, a.n))) / beta;
   return z > threshold ? x : result;
 }
 
@@ -120,11 +115,14 @@ MN_FN double gelu_tanh(double x) {
   return detail::times_sigmoid(x, v, 0.0, x < -25.0);
 }
 
-// x tanh(softplus(x)) = x n / (n + 2) with n = e^x (e^x + 2)
+// x tanh(softplus(x)) = x n / (n + 2) with n = e (e + 2), e = e^x; for x > 0 both divided by e^2x
 MN_FN double mish(double x) {
-  const double e = exp(detail::at_most(x, 40.0));
-  const double n = e * (e + 2.0);
-  return x * (n / (n + 2.0));
+  const bool negative = x < 0.0;
+  const detail::exp_parts<double> a = detail::exp_nonpositive(-detail::magnitude(x));
+  const double e = detail::scale_down(a.p, a.n);
+  const double above = negative ? detail::scale_down(x * a.p * (e + 2.0), a.n) : x * (1.0 + 2.0 * e);
+  const double below = negative ? e * (e + 2.0) + 2.0 : 1.0 + 2.0 * e * (1.0 + e);
+  return x < -750.0 ? x * 0.0 : above / below;
 }
 MN_FN float mish(float x) { return static_cast<float>(mish(static_cast<double>(x))); }
 

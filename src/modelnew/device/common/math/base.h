@@ -93,6 +93,10 @@ MN_FN C scale(C x, bits_of<C> n) {
   return x * power_of_two<C>(first) * power_of_two<C>(static_cast<bits_of<C>>(steps) - first);
 }
 
+// The same for n <= 0 and down to -160 (-1100): cheaper, the second step is a constant.
+MN_FN float scale_down(float x, uint32_t n) { return x * power_of_two<float>(n + 40u) * 0x1p-40f; }
+MN_FN double scale_down(double x, uint64_t n) { return x * power_of_two<double>(n + 100u) * 0x1p-100; }
+
 }  // namespace detail
 
 template <class C>

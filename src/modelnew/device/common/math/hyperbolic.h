@@ -40,7 +40,7 @@ MN_FN double tanh(double x) { return ::tanh(x); }
 #else
 MN_FN double sinh(double x) {
   const double m = detail::magnitude(x), g = detail::half_expm1(detail::at_most(m, 710.5));
-  const double result = m > 710.5 ? bounds<double>::highest : g + g / (2.0 * g + 1.0);
+  const double result = g > 0x1p60 ? g : g + g / (2.0 * g + 1.0);
   return detail::copy_sign(m < 0x1p-28 ? x : result, x);
 }
 MN_FN float sinh(float x) { return static_cast<float>(sinh(static_cast<double>(x))); }

@@ -13,16 +13,10 @@ MN_FN float asin_near_zero(float s, float z) {
                                -0x1.8a0190p-6f, 0x1.076144p-4f), s);
 }
 
-// asin(|x|): from 5/8 on through asin(x) = pi/2 - 2 asin(sqrt((1 - x) / 2))
-struct half_angle {
-  float value;  // asin(|x|) where `direct`, else asin(sqrt((1 - |x|) / 2))
-  bool direct;
-};
-MN_FN half_angle asin_parts(float x) {
-  const float m = magnitude(x);
-  const bool direct = m < 0.625f;
-  const float z = direct ? m * m : 0.5f * (1.0f - m);  // below 0 beyond 1, where the root makes NaN
-  return {asin_near_zero(direct ? m : sqrt(z), z), direct};
+// asin(m) below 5/8; from there on asin(sqrt((1 - m) / 2)), for asin(m) = pi/2 - 2 asin(sqrt((1 - m) / 2)). NaN for m > 1.
+MN_FN float asin_or_half(float m, bool direct) {
+  const float z = direct ? m * m : 0.5f * (1.0f - m);
+  return asin_near_zero(direct ? m : sqrt(z), z);
 }
 
 // atan(q) for 0 <= q <= 1
@@ -38,16 +32,17 @@ constexpr float whole_pi = 0x1.921fb6p+1f, whole_pi_low = -0x1.777a5cp-24f;
 }  // namespace detail
 
 MN_FN float asin(float x) {
-  const detail::half_angle a = detail::asin_parts(x);
-  const float far = detail::half_pi - (2.0f * a.value - detail::half_pi_low);
-  return detail::copy_sign(a.direct ? a.value : far, x);
+  const float m = detail::magnitude(x);
+  const bool direct = m < 0.625f;
+  const float a = detail::asin_or_half(m, direct);
+  return detail::copy_sign(direct ? a : detail::half_pi - (2.0f * a - detail::half_pi_low), x);
 }
 MN_FN float acos(float x) {
-  const detail::half_angle a = detail::asin_parts(x);
-  const bool negative = x < 0.0f;
-  const float near = detail::half_pi - ((negative ? -a.value : a.value) - detail::half_pi_low);
-  const float twice = 2.0f * a.value;
-  return a.direct ? near : (negative ? detail::whole_pi - (twice - detail::whole_pi_low) : twice);
+  const float m = detail::magnitude(x);
+  const bool direct = m < 0.625f, negative = x < 0.0f;
+  const float a = detail::asin_or_half(m, direct), twice = 2.0f * a;
+  const float near = detail::half_pi - ((negative ? -a : a) - detail::half_pi_low);
+  return direct ? near : (negative ? detail::whole_pi - (twice - detail::whole_pi_low) : twice);
 }
 MN_FN float atan(float x) {
   const float m = detail::magnitude(x);

@@ -13,10 +13,14 @@ MN_FN float tan(float x) { return static_cast<float>(::tan(static_cast<double>(x
 
 namespace detail {
 
-// Bits of 2/pi behind 32 zeros; entry k holds bits 32 k and on.
-inline constexpr uint64_t two_over_pi[7] = {
-    0x00000000a2f9836eull, 0xa2f9836e4e441529ull, 0x4e441529fc2757d1ull, 0xfc2757d1f534ddc0ull,
-    0xf534ddc0db629599ull, 0xdb6295993c439041ull, 0x3c439041fe5163abull};
+// 64 bits of 2/pi (behind 32 zeros) from bit 32 `word` on, word = 0 ... 6. Selected, not looked up: a gather costs more.
+MN_FN uint64_t two_over_pi(uint32_t word) {
+  const uint64_t first = word & 1u ? 0xa2f9836e4e441529ull : 0x00000000a2f9836eull;
+  const uint64_t second = word & 1u ? 0xfc2757d1f534ddc0ull : 0x4e441529fc2757d1ull;
+  const uint64_t third = word & 1u ? 0xdb6295993c439041ull : 0xf534ddc0db629599ull;
+  const uint64_t lower = word & 2u ? second : first;
+  return word & 4u ? (word & 2u ? 0x3c439041fe5163abull : third) : lower;
+}
 
 // |x| = (quadrant + fraction) * pi/2 with |fraction| <= 1/2, for every finite float: the product of the 24-bit mantissa with
 // the 96 bits of 2/pi that decide the result modulo 4, in units of 2^-62.
@@ -27,10 +31,10 @@ struct quarter_turns {
 MN_FN quarter_turns reduce_angle(float x) {
   const uint32_t bits = bit_cast<uint32_t>(magnitude(x));
   const uint32_t biased = bits >> 23;
-  const uint32_t position = (biased < 126u ? 126u : biased) - 120u;
+  const uint32_t position = (biased < 126u ? 126u : biased) - 120u, word = position >> 5;
   const uint64_t mantissa = (bits & 0x7fffffu) | 0x800000u;
   const uint64_t shift = position & 31u;
-  const uint64_t high = two_over_pi[position >> 5], low = two_over_pi[(position >> 5) + 2];
+  const uint64_t high = two_over_pi(word), low = two_over_pi(word + 2);
   const uint64_t window = (high << shift) | ((low >> 1) >> (63u - shift));
   const uint64_t turns = mantissa * window + ((mantissa * ((low << shift) >> 32)) >> 32);
   const uint64_t quadrant = (turns + (1ull << 61)) >> 62;

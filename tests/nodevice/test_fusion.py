@@ -1,0 +1,93 @@
+"""Which nodes become one kernel: asserted by the kernels that there are and what stays a library call."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from modelnew.compiler import compile_module
+from modelnew.explain import Explanation
+from tests.compiled import Function, names
+
+X = torch.randn(6, 10)
+IMAGE = torch.randn(2, 4, 8, 8)
+
+
+def layers():
+    return {"linear": nn.Linear(10, 7), "norm": nn.LayerNorm(10), "batch": nn.BatchNorm2d(4), "group": nn.GroupNorm(2, 4)}
+
+
+CASES = {
+    "a chain is one kernel": (lambda s, x: torch.clamp(F.gelu(torch.tanh(1.5 * x + 0.3) * torch.sigmoid(x)), -1, 1), X, 1, []),
+    "softmax": (lambda s, x: x.softmax(-1), X, 1, []),
+    "softmax over the first dim": (lambda s, x: x.softmax(0), X, 1, []),
+    "norm, its affine and what follows": (lambda s, x: F.gelu(s.norm(x)), X, 1, []),
+    "the bias leaves the product": (lambda s, x: torch.sigmoid(s.linear(x)).sum(1, keepdim=True), X, 1, ["linear"]),
+    "batch norm with its statistics": (lambda s, x: F.hardswish(s.batch(x)), IMAGE, 1, ["add"]),
+    "group norm, seen through its reshapes": (lambda s, x: F.silu(s.group(x)) + x, IMAGE, 1, ["reshape"] * 4 + ["view"]),
+    "two results of one input": (lambda s, x: (x.sin(), x.cos()), X, 1, []),
+    "two reductions of one input": (lambda s, x: (x.sum(1), x.amax(1)), X, 1, []),
+    "reductions over other dims part": (lambda s, x: (x.sum(1), x.sum(0)), X, 2, []),
+    "a reshape does not part": (lambda s, x: torch.sigmoid(x).view(-1).mean(), X, 1, ["view"]),
+    "a transposed value joins": (lambda s, x: x.sigmoid().t() + x.new_ones(10, 6), X, 1, ["full"]),
+    "row values are broadcast back": (lambda s, x: (x - x.mean(0)) / (x.var(0) + 1e-5).sqrt(), X, 1, []),
+    "a library call parts": (lambda s, x: x.relu().cumsum(1).sigmoid(), X, 2, ["cumsum"]),
+    "both sides of a product": (lambda s, x: (x.relu() @ x.t()).relu(), X, 2, ["matmul"]),
+    "normalise": (lambda s, x: F.normalize(x), X, 1, []),
+    "masks": (lambda s, x: x.masked_fill(x > 0, float("-inf")).softmax(1), X, 1, []),
+    "loss": (lambda s, x: F.cross_entropy(x, torch.arange(6)), X, 2, ["arange"]),
+    "nothing to fuse": (lambda s, x: x.cumsum(0), X, 0, ["cumsum"]),
+    "integer division is not ours": (lambda s, x: (x.long() // 2) + 1, X, 2, ["div"]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_kernels(case):
+    function, x, count, library = CASES[case]
+    program = compile_module(Function(function, **layers()), (x,))
+    assert len(program.called) == count, names(program)
+    calls = [entry["op"] for entry in Explanation(program, None, "").as_dict()["library"]]
+    assert sorted(calls) == sorted(library)
+
+
+def test_equal_regions_share_a_kernel():
+    model = nn.Sequential(*(layer for _ in range(3) for layer in (nn.Linear(10, 10), nn.ReLU())))
+    program = compile_module(model, (X,))
+    assert len(program.called) == 3
+    assert names(program) == ["linear_relu"]
+
+
+def test_passes_of_a_row_program():
+    """softmax: maximum, sum, store. Layer norm: mean, variance, store."""
+    from modelnew.kernel.schedule import schedule
+
+    softmax = compile_module(Function(lambda s, x: x.softmax(1)), (X,)).kernels[0]
+    norm = compile_module(nn.LayerNorm(10), (X,)).kernels[0]
+    assert schedule(softmax).passes == 3
+    assert schedule(norm).passes == 3
+    assert [len(keeps) for keeps in schedule(softmax).keeps] == [0, 1, 0], "exponentials are computed once"
+
+
+def test_no_cycle_between_regions():
+    """x -> relu -> cumsum -> (+ relu): the sum cannot be in relu's kernel, which must run before cumsum."""
+    program = compile_module(Function(lambda s, x: (lambda y: y + y.cumsum(1))(x.relu())), (X,))
+    assert len(program.called) == 2
+
+
+def test_one_tensor_given_twice_is_two_arguments():
+    """Captured as one, the kernel would ignore the second argument of every later call."""
+    (kernel,) = compile_module(Function(lambda s, x, y: x * y), (X, X)).kernels
+    assert len(kernel.inputs) == 2
+
+
+def test_a_constant_has_no_domain():
+    """A kernel must read something that says how large its result is."""
+    program = compile_module(Function(lambda s, x: torch.ones_like(x) * 2), (X,))
+    assert program.kernels == ()
+
+
+def test_expanded_input_keeps_its_size():
+    """The kernel reads the expanded tensor: from the tensor before it could not know the new dim's size."""
+    program = compile_module(Function(lambda s, x: (x.unsqueeze(0).expand(4, 6, 10) * 2).sum(0)), (X,))
+    (kernel,) = program.kernels
+    assert kernel.inputs[0].axes == (0, 1, 2)
