@@ -36,17 +36,18 @@ def names(program: Program) -> list[str]:
 
 
 def assert_closer(new: torch.Tensor, eager: torch.Tensor, truth: torch.Tensor, slack: float = 4.0) -> None:
-    """The design's rule for single kernels: err(new) <= 2 err(eager) + slack · eps · max|truth|; nan and inf in their places."""
+    """The design's rule for single kernels: err(new) <= 2 err(eager) + slack · eps · max|truth|; nan and inf where eager or the truth has them."""
     assert new.shape == eager.shape
     assert new.dtype == eager.dtype
     if not new.dtype.is_floating_point:
         assert torch.equal(new, eager)
         return
-    truth, wide = truth.double(), new.double()
-    assert torch.equal(wide.isnan(), eager.double().isnan())
-    infinite = eager.isinf()
-    assert torch.equal(wide[infinite], eager.double()[infinite])
-    finite = truth.isfinite() & eager.isfinite()
+    truth, wide, theirs_wide = truth.double(), new.double(), eager.double()
+    special = ~(truth.isfinite() & theirs_wide.isfinite())
+    as_eager = (wide == theirs_wide) | (wide.isnan() & theirs_wide.isnan())
+    as_truth = (wide == truth) | (wide.isnan() & truth.isnan())  # eager's fp32 gelu(inf) is nan, the truth inf
+    assert bool((as_eager | as_truth)[special].all())
+    finite = ~special
     if not bool(finite.any()):
         return
     scale = float(truth[finite].abs().max())

@@ -240,7 +240,8 @@ def _fused(program: Program) -> list[str]:
         return ["nothing in this model gains from a kernel of its own: the file runs the original forward"]
     dtypes = ", ".join(map(dtype_text, program.working)) or "the captured dtypes"
     names = ", ".join(f"{kernel.name} ({kernel.family})" for kernel in program.kernels)
-    return [f"{len(program.kernels)} kernels for {dtypes}: {names}"]
+    count = f"{len(program.kernels)} kernel{'s' if len(program.kernels) > 1 else ''}"
+    return [f"{count} for {dtypes}: {names}"]
 
 
 def _floor(program: Program, device: str) -> Floor:

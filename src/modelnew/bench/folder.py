@@ -157,13 +157,19 @@ def _keep(path: Path, key: str, result: Document) -> Document:
 def _build(task: Task, optimise: Commands, options: str) -> Task:
     """Writes the optimised file and its verdict, unless they are there."""
     key = _key(task, options)
-    if _kept(task.verdict, key) is None or not task.output.exists():
+    kept = _kept(task.verdict, key)
+    if kept is None or (kept["accepted"] and not task.output.exists()):
         command = optimise(task.path, task.overrides, task.output)
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        reason = "" if done.returncode == 0 else "; ".join(line.strip() for line in lines[-3:])
-        _keep(task.verdict, key, {"accepted": done.returncode == 0, "reason": reason or None})
+        accepted = done.returncode == 0
+        _keep(task.verdict, key, {"accepted": accepted, "reason": None if accepted else _said(done)})
     return task
+
+
+def _said(done: subprocess.CompletedProcess[str]) -> str:
+    """The last lines that a command printed, as one."""
+    lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    return "; ".join(line.strip() for line in lines[-4:])
 
 
 def _row(task: Task, device: str, dtype: str | None, baselines: Sequence[str], budget_s: float) -> Document:
@@ -190,7 +196,7 @@ def _time(task: Task, key: str, device: str, dtype: str | None, baselines: Seque
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path})
     if done.returncode:
-        return {"reason": "; ".join(done.stderr.strip().splitlines()[-2:]) or f"ended with code {done.returncode}"}
+        return {"reason": _said(done) or f"ended with code {done.returncode}"}
     return _keep(task.times, key, json.loads(done.stdout.splitlines()[-1]))
 
 

@@ -22,7 +22,7 @@ p.facts { color: var(--soft); }
 div.wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid var(--line); padding: .35rem .7rem; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child, td.note { text-align: left; } td.note { white-space: normal; color: var(--soft); }
+th:first-child, td:first-child, .note { text-align: left; } td.note { white-space: normal; color: var(--soft); }
 svg { max-width: 100%; height: auto; color: var(--ink) !important; }
 pre { background: var(--code); border: 1px solid var(--line); border-radius: 6px; overflow-x: auto; padding: .8rem;
   font: 13px/1.45 ui-monospace, monospace; }
@@ -39,12 +39,12 @@ def page(document: Document, *, explanation: str = "", source: str = "") -> str:
     body = [f"<h1>{escape(Path(str(title)).name)}</h1>"]
     found = list(measurements(document))
     if found:
-        body += [_facts(found[0][1]), _svg(document)]
+        body += [_facts(found[0][1], whole=len(found) == 1), _svg(document)]
     if document["schema"] == FOLDER:
         body += _folder(document)
     for label, report in found:
         if label:
-            body.append(f"<h2>{escape(label)}</h2>")
+            body += [f"<h2>{escape(label)}</h2>", _facts(report, whole=True) if len(found) > 1 else ""]
         body.append(_table(_HEAD, [_cells(variant) for variant in report["variants"]]))
         if len(found) > 1:
             body.append(f"<details><summary>picture</summary>{_svg(report)}</details>")
@@ -61,11 +61,17 @@ def _svg(document: Document) -> str:
     return "<figure>" + text[text.index("<svg") :] + "</figure>"
 
 
-def _facts(report: Document) -> str:
+def _facts(report: Document, *, whole: bool) -> str:
+    """How it was measured; `whole` False: only what holds for every measurement of the page."""
     machine, protocol, noise = report["machine"], report["protocol"], report["noise"]
-    facts = [
+    common = [
         f"{machine['name']}, {report['threads']} threads, {report['device']}, {report['dtype'] or 'own dtypes'}",
         f"torch {machine['torch']}, Python {machine['python']}",
+    ]
+    if not whole:
+        return _paragraph(common)
+    facts = [
+        *common,
         ", ".join(f"{protocol[part]} {part}" for part in ("processes", "blocks", "rounds"))
         + f", seed {report['seed']}",
     ]
@@ -76,6 +82,10 @@ def _facts(report: Document) -> str:
         floor = report["floor"]
         moved = floor["bytes_read"] + floor["bytes_written"]
         facts.append(f"floor {seconds(floor['seconds'])} ({floor['bound']}-bound: {moved:,} bytes moved)")
+    return _paragraph(facts)
+
+
+def _paragraph(facts: Sequence[str]) -> str:
     return '<p class="facts">' + "<br>".join(escape(fact) for fact in facts) + "</p>"
 
 

@@ -84,6 +84,7 @@ def _figure(document: Document) -> Any:
         if document["floor"]:
             heights.append(3.6 if products else heights[0])
         figure = new_figure(figsize=(7, sum(heights) + 0.6 * len(heights)), layout="constrained")
+        figure.get_layout_engine().set(hspace=0.06, h_pad=0.08)
         parts = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
         _bars(parts[0], document)
         if len(parts) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import torch
 
 from modelnew.bench import allocator
 from modelnew.bench.channel import Message
+from modelnew.bench.clocks import gpu_state
 from modelnew.bench.fleet import Nursery, VariantFailedError, Worker
 from modelnew.bench.honesty import RESTLESS, Expected, Values, Watch
 from modelnew.bench.remote import RemoteSeat
@@ -44,7 +46,9 @@ class Race:
     first_calls: dict[str, float] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
+    clocks: list[dict[str, Any]] = field(default_factory=list)  # of the GPU, after each block
     error_against: str = EAGER
+    load_before: float = field(default_factory=lambda: os.getloadavg()[0])  # processes that wanted a core just before
     isolated: bool = True
     looked_again: bool = True
 
@@ -69,6 +73,8 @@ class Race:
             "outputs": "fresh",
             "isolation": "a process per file" if self.isolated else "one process: not enough memory for more",
             "outputs_checked_while_timed": self.looked_again,
+            "load_before": self.load_before,
+            "gpu_clocks": self.clocks,
         }
         return summarise(
             self.times,
@@ -142,6 +148,8 @@ class Race:
             measured = measure_block(seats, rounds, self.rng, self.times, stop)
             if not self._drop_offenders(seats):  # a block with somebody else at work in it says nothing
                 launch.append(measured)
+            if (state := gpu_state(self.device)) is not None:
+                self.clocks.append(state)
         if self.device == "cpu" and allocator.available():
             self._reuse(seats)
 

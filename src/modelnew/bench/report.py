@@ -4,12 +4,12 @@ The document (`Report.as_dict`), schema "modelnew.bench/1"; times in seconds, si
 
     schema, subject, device, dtype, seed, threads     what was measured, and how
     machine    {name, torch, python, …}               see `machine.describe`
-    protocol   {processes, blocks, rounds, outputs}    how often, and whether outputs were fresh memory or reused
-    noise      {ratio, low, high, floor}              the original against itself; nothing below `floor` (log ratio)
-    is claimed floor      {seconds, bytes, flops, …} or null     see `floor.Floor.as_dict`
+    protocol   {processes, blocks, rounds, …}         how often; from `bench_file` also: outputs, isolation,
+               outputs_checked_while_timed, load_before (processes that wanted a core), gpu_clocks (`clocks.gpu_state`)
+    noise      {ratio, low, high, floor}              the original against itself; nothing below `floor` is claimed
+    floor      {seconds, bytes_read, …} or null       see `floor.Floor.as_dict`
     variants   [{name, status: "timed" | "failed", reason, seconds, ratio, low, high, verdict, over_floor, impossible,
-                 seconds_reused, error, error_against, first_call_s, memory_bytes,
-                 flags}]
+               seconds_reused, error, error_against, first_call_s, memory_bytes, flags}]
 
 `ratio` is baseline seconds / variant seconds (above 1: faster); the baseline is the first variant.
 """
@@ -25,9 +25,8 @@ from modelnew.bench.floor import Floor
 from modelnew.bench.stats import Ratio
 
 SCHEMA = "modelnew.bench/1"
-IMPOSSIBLE_SHARE = (
-    0.9  # of the floor: a time below this is a fault of the measurement or of the candidate, not a success
-)
+# of the floor: a time below this is a fault of the measurement or of the candidate, not a success
+IMPOSSIBLE_SHARE = 0.9
 
 
 @dataclass(frozen=True)

@@ -97,11 +97,13 @@ class Server:
         if request["reuse"]:
             inputs = _overwrite(self.held, inputs)
         self.held = inputs
-        flags = tamper.flags()
+        flags, threads = tamper.flags(), tamper.threads()
         answer = observer.call(inputs, seed=request["seed"], poison=request["poison"], training=request["training"])
         if answer.error:
             return {"error": answer.error, "text": answer.error_text, "where": "the call"}
         facts = answer.facts + tamper.changed_flags(flags) + tamper.changed_functions(self.functions)
+        if tamper.threads() - threads:
+            facts.append("a thread it started is still running after the call")
         out = Path(request["out"])
         writer = Writer(out)
         reply = {

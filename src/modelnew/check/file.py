@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -26,6 +27,8 @@ from modelnew.check.truth import Reference
 from modelnew.errors import CheckError
 from modelnew.problem import Problem
 from modelnew.targets import dtype_named
+
+SIDE_BY_SIDE = 4  # candidates that are judged at the same time
 
 
 def check_file(
@@ -98,7 +101,17 @@ def check_files(
         raise CheckError(f"the reference raises {first.error}", doing="checking", on=str(problem.path))
     larger = larger_sizes.make(problem, reduced.larger, device, dtype, judge.call_seed, unit, progress)
     task = _Task(judge, reduced, larger, Limits(limit, time_limit), device, dtype, progress)
-    return [task.report(path) for path in candidates]
+    return task.reports(candidates)
+
+
+@dataclass
+class _Found:
+    """What became of one candidate."""
+
+    path: Path
+    started: float
+    results: list[CaseResult] = field(default_factory=list)
+    kernels: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -113,31 +126,40 @@ class _Task:
     dtype: str | None
     progress: Callable[[str], None]
 
-    def report(self, path: Path) -> Report:
-        """Judges one candidate."""
-        started = time.monotonic()
-        kernels: dict[str, int] = {}
-        results = self._results(path, kernels, self._cases)
-        if isinstance(self.larger, Larger) and not any(case.outcome == "rejected" for case in results):
+    def reports(self, paths: Sequence[Path]) -> list[Report]:
+        """Judges the candidates, a few at a time."""
+        if len(paths) == 1:
+            return [self._conclude(self._judge(paths[0]))]
+        for case in self.judge.cases:  # the truths first: they change the default dtype, which threads share
+            self.judge.evaluation(case)
+        with ThreadPoolExecutor(min(SIDE_BY_SIDE, os.cpu_count() or 1)) as pool:
+            found = list(pool.map(self._judge, paths))
+        return [self._conclude(item) for item in found]
+
+    def _judge(self, path: Path) -> _Found:
+        found = _Found(path, time.monotonic())
+        found.results += self._results(found, self._cases)
+        if isinstance(self.larger, Larger) and not any(case.outcome == "rejected" for case in found.results):
             self.progress(f"candidate: {larger_sizes.NAME}")
-            results += self._results(path, kernels, self._larger)
+            found.results += self._results(found, self._larger)
+        return found
+
+    def _conclude(self, found: _Found) -> Report:
         return conclude(
             self.judge,
-            tuple(results),
-            candidate=str(path),
+            tuple(found.results),
+            candidate=str(found.path),
             reference=str(self.reduced.problem.path),
-            started=started,
+            started=found.started,
             sizes=self.reduced.sizes,
             notes=_size_notes(self.reduced, self.larger),
-            kernels=kernels,
+            kernels=found.kernels,
         )
 
-    def _results(
-        self, path: Path, kernels: dict[str, int], work: Callable[[Candidate], Iterator[CaseResult]]
-    ) -> list[CaseResult]:
+    def _results(self, found: _Found, work: Callable[[Candidate], Iterator[CaseResult]]) -> list[CaseResult]:
         """What `work` finds with a process of its own; the end of that process is a finding too."""
         results: list[CaseResult] = []
-        runner = Candidate(path, device=torch.device(self.device), limits=self.limits)
+        runner = Candidate(found.path, device=torch.device(self.device), limits=self.limits)
         try:
             for result in work(runner):
                 results.append(result)
@@ -145,7 +167,7 @@ class _Task:
             results.append(CaseResult("the process", "crashes, hangs, memory without end", "rejected", f"it {died}"))
         finally:
             for name, count in runner.kernels.items():
-                kernels[name] = kernels.get(name, 0) + count
+                found.kernels[name] = found.kernels.get(name, 0) + count
             runner.close()
         return results
 

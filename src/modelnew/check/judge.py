@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, Protocol
@@ -12,11 +13,12 @@ import torch
 from modelnew.check import mutants
 from modelnew.check.answers import result
 from modelnew.check.cases import Case, Source, all_cases
+from modelnew.check.diagnose import explain
 from modelnew.check.generators import GENERATORS, redraw
 from modelnew.check.observe import Answer, same
 from modelnew.check.precision import nearest
 from modelnew.check.report import CaseResult
-from modelnew.check.truth import Evaluation, Reference
+from modelnew.check.truth import Evaluation, Reference, put
 from modelnew.check.verdict import RMS_LIMIT, rms
 from modelnew.targets import dtype_text
 
@@ -53,6 +55,7 @@ class Judge:
         gradients: bool = False,
     ) -> None:
         self.reference = reference
+        self.source = source
         self.progress = progress
         self.seed = seed
         draw = random.Random(seed)
@@ -63,20 +66,22 @@ class Judge:
             "redrawn": redraw(shipped, draw.getrandbits(62)),
             "integers": redraw(shipped, draw.getrandbits(62), integral=True),
         }
-        self.cases = list(all_cases(reference.module, source, draw, gradients))
+        self.cases = list(all_cases(reference, source, draw, gradients))
         reference.settle(self.cases[0].inputs)
         self._evaluations: dict[str, Evaluation] = {}
+        self._reference_in_use = threading.RLock()  # candidates may be judged side by side
 
     def evaluation(self, case: Case) -> Evaluation:
         """The reference's side of a case, found once."""
-        if case.name not in self._evaluations:
-            self.progress(f"truth: {case.name}")
-            like = next((self.evaluation(other) for other in self.cases if other.name == case.same_values), None)
-            reference = self.reference.with_gradients() if case.gradients else self.reference
-            self._evaluations[case.name] = reference.evaluate(
-                case.inputs, self.states[case.state], seed=self.call_seed, training=case.training, like=like
-            )
-        return self._evaluations[case.name]
+        with self._reference_in_use:
+            if case.name not in self._evaluations:
+                self.progress(f"truth: {case.name}")
+                like = next((self.evaluation(other) for other in self.cases if other.name == case.same_values), None)
+                reference = self.reference.with_gradients() if case.gradients else self.reference
+                self._evaluations[case.name] = reference.evaluate(
+                    case.inputs, self.states[case.state], seed=self.call_seed, training=case.training, like=like
+                )
+            return self._evaluations[case.name]
 
     def judge(self, candidate: Candidate) -> Iterator[CaseResult]:
         """Results, case by case. Raises what the candidate raises for a process that is gone."""
@@ -93,12 +98,21 @@ class Judge:
             self.progress(f"candidate: {case.name}")
             answer = self._call(candidate, case)
             evaluation = self.evaluation(case)
-            yield result(case, evaluation, answer, self.states[case.state])
+            found = result(case, evaluation, answer, self.states[case.state])
+            yield self._explained(found, case, evaluation, answer)
             if case.name == "shipped" and not answer.error:
                 first = answer
             loaded = "" if answer.state or evaluation.answer.state else loaded  # it was changed by the call
         if first is not None:
             yield from self._conduct(candidate, first)
+
+    def _explained(self, found: CaseResult, case: Case, evaluation: Evaluation, answer: Answer) -> CaseResult:
+        if found.outcome != "rejected" or case.gradients:
+            return found
+        with self._reference_in_use:
+            put(self.reference.module, self.states[case.state])
+            why = explain(self.reference, case, evaluation, answer, self.call_seed)
+        return found.because(why) if why else found
 
     def _call(self, candidate: Candidate, case: Case, poison: bool = True, reuse: bool = False) -> Answer:
         options = {"reuse": reuse, "gradients": case.gradients}
@@ -118,8 +132,9 @@ class Judge:
         if normal is None:
             return
         candidate.load_state(self.states[normal.state])
-        self._call(candidate, Case(shipped.name, "", shipped.inputs, normal.state, shipped.training))
-        candidate.load_state(self.states[normal.state])
+        answer = self._call(candidate, Case(shipped.name, "", shipped.inputs, normal.state, shipped.training))
+        if answer.state:
+            candidate.load_state(self.states[normal.state])
         moved = normal.named("new values, same address", "answers remembered by address or version")
         answer = self._call(candidate, moved, reuse=True)
         yield result(moved, self.evaluation(normal), answer, self.states[normal.state])

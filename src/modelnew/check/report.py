@@ -22,7 +22,8 @@ class CaseResult:
     reference cannot be judged on these inputs), skipped (the case does not apply, `reason` says why).
     r: rms error over the noise of honest arithmetic (accepted up to 8). rmax: the worst element over its own noise (up
     to 300).
-    error, eager_error: rms deviations of the candidate and of eager from the float64 truth.
+    error, eager_error: rms deviations of the candidate and of eager from the float64 truth. likely: what a wrong answer
+    looks like.
     """
 
     name: str
@@ -36,6 +37,11 @@ class CaseResult:
     output: str = ""
     worst: Worst | None = None
     detail: str = ""
+    likely: str = ""
+
+    def because(self, why: str) -> CaseResult:
+        """The same with what the answer looks like."""
+        return replace(self, reason=f"{self.reason}: {why}", likely=why)
 
     def noted(self, detail: str) -> CaseResult:
         """The same with a remark."""
@@ -145,7 +151,8 @@ def headline(cases: tuple[CaseResult, ...], accepted: bool | None, undecidable: 
         kind = f"{accuracy} precision, " if accuracy.endswith("-like") else ""
         if bad.worst is None:
             return f"rejected: {kind}{bad.reason} (case {bad.name!r})"
-        return f"rejected: {kind}wrong for {bad.name} ({place(bad.worst)})"
+        why = f": {bad.likely}" if bad.likely else ""
+        return f"rejected: {kind}wrong for {bad.name} ({place(bad.worst)}){why}"
     judged = [case for case in cases if case.outcome == "accepted"]
     ratios = [case.error / case.eager_error for case in judged if case.eager_error > 0]
     counts = {word: sum(case.outcome == word for case in cases) for word in ("refused", "undecided")}

@@ -4,6 +4,7 @@ settings.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,11 @@ def _inner(function: Any) -> Any:
 def _ours_to_trust(function: Any) -> bool:
     code = getattr(function, "__code__", None)
     return code is not None and code.co_filename.startswith(_TORCH)
+
+
+def threads() -> set[int]:
+    """Identities of the Python threads that are alive."""
+    return {thread.ident for thread in threading.enumerate() if thread.ident is not None}
 
 
 def flags() -> dict[str, Any]:

@@ -102,6 +102,17 @@ class Reference:
     def _state(self) -> dict[str, torch.Tensor]:
         return {name: value for name, value in self.module.state_dict().items() if isinstance(value, torch.Tensor)}
 
+    def mode_matters(self, inputs: list[Any]) -> bool:
+        """Whether eager answers differently when training and when not."""
+        inputs = copy_tree(inputs, lambda tensor: moved(tensor, self.device))
+        state = self.buffers()
+        one, other = (self._eager(inputs, state, 0, training, Draws()) for training in (True, False))
+        put(self.module, state)
+        if one.error or other.error:
+            return one.error != other.error
+        alike = all(same(value, other.leaves[name]) for name, value in one.leaves.items() if name in other.leaves)
+        return not alike or one.leaves.keys() != other.leaves.keys() or one.state.keys() != other.state.keys()
+
     def evaluate(
         self,
         inputs: list[Any],

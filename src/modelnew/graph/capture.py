@@ -39,7 +39,7 @@ class Leaf:
 class Captured:
     """A module's forward as a graph.
 
-    `state` maps placeholders to attribute paths of the module ("linear.weight"), `constants` to tensors made inside forward.
+    `state` maps placeholders to how forward reaches them ("self.linear.weight", "self[0].bias"), `constants` to tensors made inside forward.
     `written_back` says of each output of the graph which attribute or argument it is written to, None for what forward returns.
     `sizes` names the open sizes: symbol → (placeholder, dim).
     """
@@ -119,7 +119,7 @@ def _export(model: nn.Module, args: tuple[object, ...], dynamic: bool) -> Any:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             for open_sizes in attempts:
-                shapes = pytree.tree_map(_open_dims, args) if open_sizes else None
+                shapes = _open_shapes(model, args) if open_sizes else None
                 try:
                     exported = torch.export.export(model, args, dynamic_shapes=shapes, strict=False)
                     return exported.run_decompositions(decomposition_table())
@@ -128,6 +128,15 @@ def _export(model: nn.Module, args: tuple[object, ...], dynamic: bool) -> Any:
     finally:
         logger.setLevel(level)
     raise _capture_error(failure) from failure
+
+
+def _open_shapes(model: nn.Module, args: tuple[object, ...]) -> tuple[object, ...]:
+    """An entry for each parameter of forward; those that `*args` collects are one."""
+    shapes = [pytree.tree_map(_open_dims, arg) for arg in args]
+    for position, parameter in enumerate(inspect.signature(model.forward).parameters.values()):
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            return (*shapes[:position], tuple(shapes[position:]))
+    return tuple(shapes)
 
 
 def _open_dims(value: object) -> object:
@@ -178,11 +187,11 @@ def _describe(model: nn.Module, exported: Any, args: tuple[object, ...]) -> Capt
         if spec.kind == InputKind.USER_INPUT:
             user_inputs.append(nodes.get(spec.arg.name) if hasattr(spec.arg, "name") else None)
         elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
-            state[nodes[spec.arg.name]] = spec.target
+            state[nodes[spec.arg.name]] = reach(model, spec.target)
         elif spec.kind == InputKind.CONSTANT_TENSOR:
             node = nodes[spec.arg.name]
             if _attribute(model, spec.target) is not None:
-                state[node] = spec.target
+                state[node] = reach(model, spec.target)
             else:
                 constants[node] = exported.constants[spec.target]
         else:
@@ -196,20 +205,20 @@ def _describe(model: nn.Module, exported: Any, args: tuple[object, ...]) -> Capt
         args_spec=pytree.tree_structure(args),
         state=state,
         constants=constants,
-        written_back=_written_back(exported, paths),
+        written_back=_written_back(model, exported, paths),
         returns_spec=exported.call_spec.out_spec,
         sizes=_open_sizes(leaves),
         working=working,
     )
 
 
-def _written_back(exported: Any, paths: dict[str, str]) -> tuple[str | None, ...]:
+def _written_back(model: nn.Module, exported: Any, paths: dict[str, str]) -> tuple[str | None, ...]:
     found: list[str | None] = []
     for spec in exported.graph_signature.output_specs:
         if spec.kind == OutputKind.USER_OUTPUT:
             found.append(None)
         elif spec.kind == OutputKind.BUFFER_MUTATION:
-            found.append("self." + spec.target)
+            found.append(reach(model, spec.target))
         elif spec.kind == OutputKind.USER_INPUT_MUTATION:
             found.append(paths[spec.target])
         else:
@@ -223,6 +232,20 @@ def _unsupported_signature(what: str) -> CaptureError:
         doing="exporting its graph",
         hint="forward may take and return tensors, numbers, None and lists, tuples and dicts of them",
     )
+
+
+def reach(model: nn.Module, path: str) -> str:
+    """An attribute path as an expression: "self.layers[0].weight"."""
+    text, owner = "self", model
+    for part in path.split("."):
+        if part.isidentifier():
+            text += f".{part}"
+        elif part.isdigit() and isinstance(owner, (nn.Sequential, nn.ModuleList, nn.ParameterList)):
+            text += f"[{part}]"
+        else:
+            text = f"getattr({text}, {part!r})"
+        owner = getattr(owner, part, None)  # type: ignore[assignment]
+    return text
 
 
 def _attribute(model: nn.Module, path: str) -> object:

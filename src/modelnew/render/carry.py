@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import io
+import re
 import tokenize
 from collections.abc import Iterable
 from importlib.resources import files
@@ -94,6 +95,8 @@ def _renamed(text: str, renames: dict[str, str]) -> str:
         is_method = previous == "def" and token.line[:1].isspace()
         if token.type == tokenize.NAME and token.string in renames and previous != "." and not is_method:
             edits.append((token.start[0] - 1, token.start[1], token.string, renames[token.string]))
+        elif token.type == tokenize.STRING and token.string[0] in "fF":  # one token until Python 3.12, which splits it
+            edits.append((token.start[0] - 1, token.start[1], token.string, _renamed_fields(token.string, renames)))
         elif token.type == tokenize.STRING and token.string.strip("\"'") in renames:  # a type written as text
             quote = token.string[0]
             edits.append((token.start[0] - 1, token.start[1], token.string, quote + renames[token.string.strip(quote)] + quote))
@@ -105,3 +108,12 @@ def _renamed(text: str, renames: dict[str, str]) -> str:
     while "\n\n\n\n" in collapsed:
         collapsed = collapsed.replace("\n\n\n\n", "\n\n\n")
     return collapsed
+
+
+def _renamed_fields(text: str, renames: dict[str, str]) -> str:
+    """An f-string with the names in its fields changed."""
+
+    def field(match: re.Match[str]) -> str:
+        return re.sub(r"(?<![\w.\"'])[A-Za-z_]\w*", lambda word: renames.get(word.group(), word.group()), match.group())
+
+    return re.sub(r"\{[^{}]*\}", field, text)

@@ -6,19 +6,21 @@ import ast
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch import nn
 
-from modelnew.compiler import Program
 from modelnew.graph.capture import Leaf, argument_names
 from modelnew.graph.views import is_open
 from modelnew.kernel.schedule import schedule
 from modelnew.render.carry import carry
 from modelnew.render.kernel import render_kernel
 from modelnew.render.library import libraries
+
+if TYPE_CHECKING:
+    from modelnew.compiler import Program
 
 RULE = "# " + "=" * 118
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import operator
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -131,7 +132,8 @@ class ForwardWriter:
     def name_of(self, node: fx.Node) -> str:
         """What a reader knows a tensor by: the argument, the parameter's path with underscores, the op that made it."""
         if node in self.captured.state:
-            return self.captured.state[node].replace(".", "_")
+            words = re.findall(r"\w+", self.captured.state[node].removeprefix("self"))
+            return "_".join(words) if words[0].isidentifier() else "layer_" + "_".join(words)
         return self.text.get(node) if node.op == "placeholder" and self.text.get(node, "").isidentifier() else op_name(node)  # type: ignore[return-value]
 
     def _bind_inputs(self) -> None:
@@ -141,9 +143,9 @@ class ForwardWriter:
                 self.taken.add(leaf.path)
                 self.anchor = self.anchor or self._anchor_of(leaf.node, leaf.path)
         for node, path in self.captured.state.items():
-            self.text[node] = f"self.{path}"
+            self.text[node] = path
         for node, path in self.captured.state.items():
-            self.anchor = self.anchor or self._anchor_of(node, f"self.{path}")
+            self.anchor = self.anchor or self._anchor_of(node, path)
         for node, tensor in self.captured.constants.items():
             self.text[node] = self._constant(node, tensor)
         for symbol, (node, dim) in self.captured.sizes.items():

@@ -12,7 +12,7 @@ KEYWORDS = frozenset(
     "alignas auto bool break case catch char class const constexpr continue default delete do double else enum explicit export"
     " extern false float for friend goto if inline int long mutable namespace new operator private protected public register"
     " return short signed sizeof static struct switch template this throw true try typedef typeid typename union unsigned using"
-    " virtual void volatile while and or not xor T C mn row plan queue std half".split()
+    " virtual void volatile while and or not xor bitand bitor compl and_eq or_eq xor_eq not_eq T C mn row plan queue std half".split()
 )
 
 

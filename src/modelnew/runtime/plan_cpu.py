@@ -13,6 +13,7 @@ _WHOLE, _SPLIT, _COLUMNS = 0, 1, 2
 _TILE = 1024  # elements of a tile: `tile_elements` in device/cpu/tiles.h
 _GRAIN = 4096  # elements that are worth a thread
 _SHORT = 256  # below this many elements in the innermost dim, several runs share a tile
+_TURNED = 128  # rows of a block that is read across: so many neighbours are fetched in one go
 _KEPT = 1 << 20  # bytes of a row that a thread keeps in its memory
 _LANES = 256  # rows side by side: `most_lanes` in device/cpu/row_columns.h
 
@@ -65,7 +66,7 @@ def _block_dims(layout: Layout) -> tuple[list[int], bool]:
 
 def _block_shape(rows: int, columns: int, turned: bool) -> tuple[int, int]:
     if turned:
-        height = min(rows, 16 if columns >= 64 else _TILE // min(columns, 64))
+        height = min(rows, max(_TURNED, _TILE // columns))
         return height, min(columns, _TILE // height)
     width = _pieces(columns, _TILE)
     return (min(rows, _TILE // width) if columns < _SHORT else 1), width

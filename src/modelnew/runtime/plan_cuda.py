@@ -184,14 +184,14 @@ def _side_by_side(layout: RowLayout, row: _Row, device: Device) -> Plan:
         across *= 2
     along = 256 // across
     groups = -(-row.rows // across)
-    limit = row.limit - 256 * _PARTIAL
+    limit = device.shared_per_block // 2 - 1024 - 256 * _PARTIAL - _SCRATCH  # two blocks on an SM
     blocks = max(1, min(2 * device.sms // groups, row.size // (along * 64)))
     teams = min(groups, 2 * device.sms // blocks) if blocks > 1 else 0
     steps = -(-row.size // (along * blocks))
     kept = 0
     if row.sweeps > 1:
         computed, loaded = steps * 256 * (row.loaded + row.computed), steps * 256 * row.loaded
-        kept = computed + 1 if row.computed and computed <= limit // 2 else loaded if loaded <= limit // 2 else 0
+        kept = computed + 1 if row.computed and computed <= limit else loaded if loaded <= limit else 0
     where = "one read" if kept or row.sweeps == 1 else f"{row.sweeps} reads"
     spread = f", each over {blocks} blocks" if blocks > 1 else ""
     why = f"{across} neighbouring rows side by side in a block{spread}: {where}"

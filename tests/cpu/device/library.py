@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 DEVICE = HERE.parents[2] / "src" / "modelnew" / "device"
 FLAGS = (
     *("-O3", "-march=native", "-std=c++17", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
-    *("-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"),
+    *("-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-Wno-maybe-uninitialized"),  # the last: false alarms of GCC in its own intrinsics
 )
 CXX_TYPES = {
     torch.float32: "float",
@@ -53,6 +53,13 @@ def build(source: str, *options: str, flags: Sequence[str] = FLAGS, output: str 
     path = built(source, options, flags, output)
     assert isinstance(path, Path), path
     return path
+
+
+def options(dtype: torch.dtype) -> tuple[str, ...]:
+    """What builds the kernels for `dtype`; fully optimised where vector code differs, quickly built elsewhere."""
+    integral = not dtype.is_floating_point
+    level = () if dtype in (torch.float32, torch.float16) else ("-O1",)
+    return (f"-DMN_T={CXX_TYPES[dtype]}", f"-DMN_INTEGRAL={int(integral)}", *level)
 
 
 @cache

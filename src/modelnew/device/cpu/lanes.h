@@ -5,10 +5,12 @@
 
 namespace mn {
 
+constexpr int64_t fold_width = 16;
+
 // Accumulators of one reduction; a pack of reductions has one array for each.
 template <class R, int64_t Count>
 struct accumulators {
-  typename R::type lane[Count];
+  alignas(64) typename R::type lane[Count];
 
   MN_FN void clear(int64_t count) {
     for (int64_t l = 0; l < count; ++l) lane[l] = R::identity();
@@ -22,11 +24,26 @@ struct accumulators {
   }
   MN_FN typename R::type at(int64_t l) const { return lane[l]; }
 
-  // Folds the upper half onto the lower until one is left: Count is a power of two.
-  MN_FN typename R::type total() {
-    for (int64_t half = Count / 2; half > 0; half /= 2)
-      for (int64_t l = 0; l < half; ++l) lane[l] = R::combine(lane[l], lane[l + half]);
-    return lane[0];
+  // All of `count` accumulators, a multiple of fold_width: vector by vector, then the halves of one vector.
+  MN_FN typename R::type total(int64_t count) const {
+    typename R::type v[fold_width];
+    for (int64_t l = 0; l < fold_width; ++l) v[l] = lane[l];
+    for (int64_t first = fold_width; first < count; first += fold_width) {
+#pragma omp simd
+      for (int64_t l = 0; l < fold_width; ++l) v[l] = R::combine(v[l], lane[first + l]);
+    }
+    return halves<fold_width / 2>(v);
+  }
+
+ private:
+  template <int64_t Half>
+  MN_FN static typename R::type halves(typename R::type* v) {
+    if constexpr (Half == 0) {
+      return v[0];
+    } else {
+      for (int64_t l = 0; l < Half; ++l) v[l] = R::combine(v[l], v[l + Half]);
+      return halves<Half / 2>(v);
+    }
   }
 };
 
@@ -42,7 +59,7 @@ struct accumulators<together_of<R...>, Count> {
   }
   MN_FN void merge(const accumulators& other, int64_t count) { merge_at(other, count, indices{}); }
   MN_FN pack<typename R::type...> at(int64_t l) const { return at_of(l, indices{}); }
-  MN_FN pack<typename R::type...> total() { return total_of(indices{}); }
+  MN_FN pack<typename R::type...> total(int64_t count) const { return total_of(count, indices{}); }
 
  private:
   template <size_t... I>
@@ -62,48 +79,69 @@ struct accumulators<together_of<R...>, Count> {
     return values(get<I>(part).at(l)...);
   }
   template <size_t... I>
-  MN_FN pack<typename R::type...> total_of(detail::indices<I...>) {
-    return values(get<I>(part).total()...);
+  MN_FN pack<typename R::type...> total_of(int64_t count, detail::indices<I...>) const {
+    return values(get<I>(part).total(count)...);
   }
 };
 
-constexpr int64_t lane_count = 64;        // four full vectors of floats in flight
-constexpr int64_t longest_chain = 128;    // terms that one accumulator adds up before it is folded into the second level
+// So many that the additions of one accumulator, each waiting for the last, do not hold up the loads.
+constexpr int64_t lane_count = 256;
 
-// A reduction in progress: `add` a tile, then `total`.
+// Accumulators in levels: after `fan` terms a level is added to the next and begins again, so that no sum is a long chain.
+template <class R, int64_t Count>
+struct cascade {
+  static constexpr int64_t fan = 16, most_levels = 8;
+  accumulators<R, Count> level[most_levels];
+  int64_t terms[most_levels];
+  int64_t levels;
+
+  MN_FN void start(int64_t count) {
+    levels = 1;
+    terms[0] = 0;
+    level[0].clear(count);
+  }
+  // `more` terms have been added to each accumulator of level[0]
+  MN_FN void added(int64_t more, int64_t count) {
+    terms[0] += more;
+    for (int64_t l = 0; l + 1 < most_levels && terms[l] >= fan; ++l) {
+      if (l + 1 == levels) {
+        level[l + 1].clear(count);
+        terms[l + 1] = 0;
+        ++levels;
+      }
+      level[l + 1].merge(level[l], count);
+      terms[l + 1] += 1;
+      level[l].clear(count);
+      terms[l] = 0;
+    }
+  }
+  MN_FN accumulators<R, Count>& finish(int64_t count) {
+    for (int64_t l = 0; l + 1 < levels; ++l) level[l + 1].merge(level[l], count);
+    return level[levels - 1];
+  }
+};
+
+// A reduction in progress: `add` tiles, then `total`. A row shorter than all lanes uses as many as it has elements.
 template <class R>
 struct reduction {
-  accumulators<R, lane_count> now, before;
-  int64_t chain = 0;
-  bool folded = false;
+  cascade<R, lane_count> sums;
+  int64_t lanes;
 
-  MN_FN reduction() { now.clear(lane_count); }
+  MN_FN explicit reduction(int64_t elements) {
+    lanes = elements < lane_count ? (elements + fold_width - 1) / fold_width * fold_width : lane_count;
+    sums.start(lanes);
+  }
 
   template <class Element>
   MN_FN void add(int64_t n, const Element& element) {
-    int64_t i = 0;
-    for (; i + lane_count <= n; i += lane_count) {
+    for (int64_t i = 0; i < n; i += lanes) {
+      const int64_t count = n - i < lanes ? n - i : lanes;
 #pragma omp simd
-      for (int64_t l = 0; l < lane_count; ++l) now.add(l, element(i + l));
+      for (int64_t l = 0; l < count; ++l) sums.level[0].add(l, element(i + l));
+      sums.added(1, lanes);
     }
-#pragma omp simd
-    for (int64_t l = 0; l < n - i; ++l) now.add(l, element(i + l));
-    chain += (n + lane_count - 1) / lane_count;
-    if (chain >= longest_chain) fold();
   }
-  MN_FN typename R::type total() {
-    if (folded) fold();
-    return folded ? before.total() : now.total();
-  }
-
- private:
-  MN_FN void fold() {
-    if (!folded) before.clear(lane_count);
-    before.merge(now, lane_count);
-    now.clear(lane_count);
-    chain = 0;
-    folded = true;
-  }
+  MN_FN typename R::type total() { return sums.finish(lanes).total(lanes); }
 };
 
 }  // namespace mn

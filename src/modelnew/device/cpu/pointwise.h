@@ -46,14 +46,14 @@ struct pointwise_launch<Body, types<Outs...>, types<Ins...>> {
   }
 
   template <size_t... O, size_t... I>
-  void open(ports& p, int64_t largest_tile, detail::indices<O...>, detail::indices<I...>) const {
+  void open(ports& p, [[maybe_unused]] int64_t largest_tile, detail::indices<O...>, detail::indices<I...>) const {
     ((get<O>(p.out).base = static_cast<Outs*>(outs[O])), ...);
     (get<I>(p.in).open(ins[I], fixed(outputs + I), largest_tile), ...);
   }
 
   // The loop that the compiler vectorises: nothing but contiguous arrays of compute values.
   template <size_t... O, size_t... I, class... To, class... From>
-  MN_FN static void compute(int64_t n, detail::indices<O...>, pack<To*...> to, pack<From*...> from, detail::indices<I...>) {
+  MN_FN static void compute(int64_t n, detail::indices<O...>, pack<To*...> to, [[maybe_unused]] pack<From*...> from, detail::indices<I...>) {
     const Body body{};
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) {

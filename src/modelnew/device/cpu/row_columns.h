@@ -161,12 +161,12 @@ class column_row {
     if (sweep == block_.pass) {
       if (const auto* all = collect(lazy<F, H...>{f, values(h...)})) {
         V* found = block_.memory.template take<V>(block_.lanes);
-        auto* sums = block_.memory.template take<accumulators<R, most_lanes>>(2);
+        auto* sums = block_.memory.template take<cascade<R, most_lanes>>(1);
         if (found == nullptr || sums == nullptr) {
           block_.failed = true;
           return R::identity();
         }
-        run_reduce<R>(all, sums, found);
+        run_reduce<R>(all, *sums, found);
         block_.found[sweep] = found;
       }
       return R::identity();
@@ -208,26 +208,22 @@ class column_row {
   }
 
   template <class R, class Element>
-  void run_reduce(const Element* all, accumulators<R, most_lanes>* sums, typename R::type* found) {
+  void run_reduce(const Element* all, cascade<R, most_lanes>& sums, typename R::type* found) {
     const int64_t lanes = block_.lanes;
-    int64_t chain = 0;
-    sums[0].clear(lanes);
-    sums[1].clear(lanes);
+    sums.start(lanes);
     block_.sweep([&] {
       const auto view = block_.view(all[0]);
-      for (int64_t d = 0; d < block_.depth; ++d) {
+      for (int64_t first = 0; first < block_.depth; first += sums.fan) {
+        const int64_t last = first + sums.fan < block_.depth ? first + sums.fan : block_.depth;
+        for (int64_t d = first; d < last; ++d) {
 #pragma omp simd
-        for (int64_t l = 0; l < lanes; ++l) sums[0].add(l, detail::column_element(all[l], view, d, l));
-      }
-      chain += block_.depth;
-      if (chain >= longest_chain) {
-        sums[1].merge(sums[0], lanes);
-        sums[0].clear(lanes);
-        chain = 0;
+          for (int64_t l = 0; l < lanes; ++l) sums.level[0].add(l, detail::column_element(all[l], view, d, l));
+        }
+        sums.added(last - first, lanes);
       }
     });
-    sums[1].merge(sums[0], lanes);
-    for (int64_t l = 0; l < lanes; ++l) found[l] = sums[1].at(l);
+    const auto& total = sums.finish(lanes);
+    for (int64_t l = 0; l < lanes; ++l) found[l] = total.at(l);
   }
 
   template <class Element, size_t... O, size_t... K>

@@ -53,48 +53,102 @@ struct row_layout {
   }
 };
 
-// The tiles of a row, in order of position.
-struct row_tiles {
-  const row_layout& layout;
-  int64_t rank, rows, columns, down, across;
-
-  explicit row_tiles(const row_layout& of) : layout(of), rank(of.head.inner_rank) {
-    rows = rank > 1 ? of.inner_sizes[rank - 2] : 1;
-    columns = rank > 0 ? of.inner_sizes[rank - 1] : 1;
-    down = (rows + of.head.b - 1) / of.head.b;
-    across = (columns + of.head.c - 1) / of.head.c;
+// Row after row: the last outer dim is walked by adding, the others are found anew when it ends.
+template <size_t Operands>
+class row_cursor {
+ public:
+  row_cursor(const row_layout& of, int64_t row) : layout_(of), row_(row) {
+    last_ = of.head.rank > 0 ? of.outer_sizes[of.head.rank - 1] : 1;
+    seek();
   }
-  int64_t count() const {
-    int64_t tiles = down * across;
-    for (int64_t d = 0; d < rank - 2; ++d) tiles *= layout.inner_sizes[d];
-    return tiles;
-  }
-
-  struct tile {
-    int64_t position;  // of the first element
-    int64_t height, width;
-    int64_t row, column, outer;  // coordinates; the dims before the last two counted as one
-    int64_t size() const { return height * width; }
-  };
-  tile at(int64_t index) const {
-    const int64_t column = index % across * layout.head.c, above = index / across;
-    const int64_t row = above % down * layout.head.b, outer = above / down;
-    return {(outer * rows + row) * columns + column, rows - row < layout.head.b ? rows - row : layout.head.b,
-            columns - column < layout.head.c ? columns - column : layout.head.c, row, column, outer};
-  }
-  block shape(size_t k, const tile& t) const {
-    return {t.height, t.width, rank > 1 ? layout.inner_stride(k, rank - 2) : 0, rank > 0 ? layout.inner_stride(k, rank - 1) : 0};
-  }
-  int64_t offset(size_t k, const tile& t) const {
-    int64_t at = 0, left = t.outer;
-    for (int64_t d = rank - 3; d >= 0; --d) {
-      at += left % layout.inner_sizes[d] * layout.inner_stride(k, d);
-      left /= layout.inner_sizes[d];
+  int64_t at(size_t k) const { return at_[k]; }
+  void next() {
+    ++row_;
+    if (--left_ == 0) {
+      if (row_ < layout_.rows()) seek();
+      return;
     }
-    if (rank > 1) at += t.row * layout.inner_stride(k, rank - 2);
-    if (rank > 0) at += t.column * layout.inner_stride(k, rank - 1);
-    return at;
+    for (size_t k = 0; k < Operands; ++k) at_[k] += step_[k];
   }
+
+ private:
+  void seek() {
+    const int64_t rank = layout_.head.rank;
+    layout_.row_at(row_, rank, Operands, at_);
+    left_ = last_ - row_ % last_;
+    for (size_t k = 0; k < Operands; ++k) step_[k] = rank > 0 ? layout_.outer_stride(k, rank - 1) : 0;
+  }
+
+  const row_layout& layout_;
+  int64_t row_, last_, left_;
+  int64_t at_[Operands], step_[Operands];
+};
+
+// The tiles of a row, in order of position. No division on the way from one to the next.
+template <size_t Operands>
+class row_tiles {
+ public:
+  explicit row_tiles(const row_layout& of) : layout_(of), rank_(of.head.inner_rank) {
+    rows_ = rank_ > 1 ? of.inner_sizes[rank_ - 2] : 1;
+    columns_ = rank_ > 0 ? of.inner_sizes[rank_ - 1] : 1;
+    for (size_t k = 0; k < Operands; ++k) {
+      row_stride_[k] = rank_ > 1 ? of.inner_stride(k, rank_ - 2) : 0;
+      column_stride_[k] = rank_ > 0 ? of.inner_stride(k, rank_ - 1) : 0;
+    }
+    const int64_t down = (rows_ + of.head.b - 1) / of.head.b, across = (columns_ + of.head.c - 1) / of.head.c;
+    per_plane_ = down * across;
+    across_ = across;
+    count_ = per_plane_;
+    for (int64_t d = 0; d < rank_ - 2; ++d) count_ *= of.inner_sizes[d];
+  }
+  int64_t count() const { return count_; }
+
+  // Go to tile `index`.
+  void seek(int64_t index) {
+    plane_ = index / per_plane_;
+    row_ = index % per_plane_ / across_ * layout_.head.b;
+    column_ = index % across_ * layout_.head.c;
+    enter_plane();
+  }
+  void next() {
+    column_ += layout_.head.c;
+    if (column_ < columns_) return;
+    column_ = 0;
+    row_ += layout_.head.b;
+    if (row_ < rows_) return;
+    row_ = 0;
+    ++plane_;
+    enter_plane();
+  }
+
+  int64_t position() const { return (plane_ * rows_ + row_) * columns_ + column_; }  // of the first element
+  int64_t height() const { return rows_ - row_ < layout_.head.b ? rows_ - row_ : layout_.head.b; }
+  int64_t width() const { return columns_ - column_ < layout_.head.c ? columns_ - column_ : layout_.head.c; }
+  int64_t size() const { return height() * width(); }
+  block shape(size_t k) const { return {height(), width(), row_stride_[k], column_stride_[k]}; }
+  int64_t offset(size_t k) const { return plane_at_[k] + row_ * row_stride_[k] + column_ * column_stride_[k]; }
+  const row_layout& layout() const { return layout_; }
+
+ private:
+  // The dims before the last two, counted as one.
+  void enter_plane() {
+    if (rank_ <= 2) {
+      for (size_t k = 0; k < Operands; ++k) plane_at_[k] = 0;
+      return;
+    }
+    int64_t left = plane_;
+    for (size_t k = 0; k < Operands; ++k) plane_at_[k] = 0;
+    for (int64_t d = rank_ - 3; d >= 0; --d) {
+      const int64_t coordinate = left % layout_.inner_sizes[d];
+      left /= layout_.inner_sizes[d];
+      for (size_t k = 0; k < Operands; ++k) plane_at_[k] += coordinate * layout_.inner_stride(k, d);
+    }
+  }
+
+  const row_layout& layout_;
+  int64_t rank_, rows_, columns_, per_plane_, across_, count_;
+  int64_t row_stride_[Operands], column_stride_[Operands], plane_at_[Operands];
+  int64_t plane_ = 0, row_ = 0, column_ = 0;
 };
 
 }  // namespace mn

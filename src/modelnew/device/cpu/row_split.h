@@ -15,13 +15,14 @@ class split_row {
   using outs_t = std::array<void*, Outs::size>;
   using ins_t = std::array<const void*, Ins::size>;
 
-  split_row(const outs_t& outs, const ins_t& ins, const row_tiles& tiles, int64_t row, int64_t threads)
-      : outs_(outs), ins_(ins), tiles_(tiles), threads_(threads), chunks_((tiles.count() + tiles_per_chunk - 1) / tiles_per_chunk) {
-    own_.open(outs, ins, tiles);
-    tiles.layout.row_at(row, tiles.layout.head.rank, ports_t::operands, own_.row);
+  split_row(const outs_t& outs, const ins_t& ins, const row_layout& layout, int64_t row, int64_t threads)
+      : outs_(outs), ins_(ins), layout_(layout), threads_(threads), own_(outs, ins, layout) {
+    tiles_ = own_.tiles.count();
+    chunks_ = (tiles_ + tiles_per_chunk - 1) / tiles_per_chunk;
+    layout.row_at(row, layout.head.rank, ports_t::operands, own_.row);
   }
 
-  MN_FN int64_t size() const { return tiles_.layout.row_size(); }
+  MN_FN int64_t size() const { return layout_.row_size(); }
   bool failed() const { return failed_; }
 
   template <size_t I>
@@ -49,13 +50,12 @@ class split_row {
       failed_ = true;
       return R::identity();
     }
-    sweep([&](ports_t& ports, int64_t chunk, int64_t first, int64_t last) {
-      reduction<R> result;
-      for (int64_t t = first; t < last; ++t) {
-        ports.enter(t);
+    sweep([&](ports_t& ports, int64_t chunk, int64_t first, int64_t count) {
+      reduction<R> result(size());
+      ports.sweep(first, count, [&] {
         const auto view = ports.view(element);
-        result.add(ports.tile.size(), [&](int64_t i) { return view[i]; });
-      }
+        result.add(ports.tiles.size(), [&](int64_t i) { return view[i]; });
+      });
       partial[chunk] = result.total();
     });
     for (int64_t step = 1; step < chunks_; step *= 2)
@@ -66,11 +66,8 @@ class split_row {
   template <size_t... O, class F, class... H>
   void store(F f, H... h) {
     const lazy<F, H...> element{f, values(h...)};
-    sweep([&](ports_t& ports, int64_t, int64_t first, int64_t last) {
-      for (int64_t t = first; t < last; ++t) {
-        ports.enter(t);
-        ports.write(ports.view(element), detail::indices<O...>{}, indices_to<sizeof...(O)>{});
-      }
+    sweep([&](ports_t& ports, int64_t, int64_t first, int64_t count) {
+      ports.sweep(first, count, [&] { ports.write(ports.view(element), detail::indices<O...>{}, indices_to<sizeof...(O)>{}); });
     });
   }
   template <size_t O, class V>
@@ -79,27 +76,26 @@ class split_row {
   }
 
  private:
-  // f(ports, chunk, first tile, last tile) for every chunk, in parallel
+  // f(ports, chunk, first tile, number of tiles) for every chunk, in parallel
   template <class F>
   void sweep(const F& f) {
     if (failed_) return;
-    const int64_t count = tiles_.count(), worth = (count + tiles_.layout.head.a - 1) / tiles_.layout.head.a;
+    const int64_t worth = (tiles_ + layout_.head.a - 1) / layout_.head.a;
     parallel(threads_ < worth ? threads_ : worth, chunks_, [&](int64_t begin, int64_t end) {
-      ports_t ports;
-      ports.open(outs_, ins_, tiles_);
+      ports_t ports(outs_, ins_, layout_);
       for (size_t k = 0; k < ports_t::operands; ++k) ports.row[k] = own_.row[k];
       for (int64_t c = begin; c < end; ++c) {
-        const int64_t last = (c + 1) * tiles_per_chunk;
-        f(ports, c, c * tiles_per_chunk, last < count ? last : count);
+        const int64_t first = c * tiles_per_chunk;
+        f(ports, c, first, tiles_ - first < tiles_per_chunk ? tiles_ - first : tiles_per_chunk);
       }
-      if (tiles_.layout.stream) stream_done();
+      if (layout_.stream) stream_done();
     });
   }
 
   const outs_t& outs_;
   const ins_t& ins_;
-  const row_tiles& tiles_;
-  int64_t threads_, chunks_;
+  const row_layout& layout_;
+  int64_t threads_, tiles_, chunks_;
   ports_t own_;
   bool failed_ = false;
 };
@@ -107,10 +103,9 @@ class split_row {
 template <class Body, class Outs, class Ins>
 inline int run_split(const std::array<void*, Outs::size>& outs, const std::array<const void*, Ins::size>& ins,
                      const row_layout& layout, int64_t threads) {
-  const row_tiles tiles(layout);
   for (int64_t r = 0; r < layout.rows(); ++r) {
     scratch::of_thread().rewind();
-    split_row<Outs, Ins> row(outs, ins, tiles, r, threads);
+    split_row<Outs, Ins> row(outs, ins, layout, r, threads);
     Body{}(row);
     if (row.failed()) return out_of_memory;
   }

@@ -49,45 +49,49 @@ struct row_ports;
 template <class... Outs, class... Ins>
 struct row_ports<types<Outs...>, types<Ins...>> {
   static constexpr size_t outputs = sizeof...(Outs), operands = outputs + sizeof...(Ins);
-  const row_tiles* tiles;
+  row_tiles<operands> tiles;
   bool stream;
   int64_t row[operands];  // offsets of the current row
-  row_tiles::tile tile;
   bool fetched[sizeof...(Ins) + 1];  // inputs that the current tile already has
   const void* from[sizeof...(Ins) + 1];
   pack<output_port<Outs>...> out;
   pack<input_port<Ins>...> in;
 
-  void open(const std::array<void*, outputs>& outs, const std::array<const void*, sizeof...(Ins)>& ins, const row_tiles& of) {
-    tiles = &of;
-    stream = of.layout.stream;
-    open_at(outs, ins, indices_to<outputs>{}, indices_to<sizeof...(Ins)>{});
+  row_ports(const std::array<void*, outputs>& outs, const std::array<const void*, sizeof...(Ins)>& ins, const row_layout& layout)
+      : tiles(layout), stream(layout.stream) {
+    open(outs, ins, indices_to<outputs>{}, indices_to<sizeof...(Ins)>{});
   }
   template <size_t... O, size_t... I>
-  void open_at(const std::array<void*, outputs>& outs, const std::array<const void*, sizeof...(Ins)>& ins, indices<O...>,
-               indices<I...>) {
+  void open(const std::array<void*, outputs>& outs, const std::array<const void*, sizeof...(Ins)>& ins, indices<O...>,
+            indices<I...>) {
     ((get<O>(out).base = static_cast<Outs*>(outs[O])), ...);
     (get<I>(in).open(ins[I], false, 0), ...);
   }
 
-  MN_FN void enter(int64_t index) {
-    tile = tiles->at(index);
-    for (bool& f : fetched) f = false;
+  // f() for `count` tiles from tile `first` on
+  template <class F>
+  MN_FN void sweep(int64_t first, int64_t count, const F& f) {
+    tiles.seek(first);
+    for (int64_t t = 0; t < count; ++t) {
+      for (bool& done : fetched) done = false;
+      f();
+      if (t + 1 < count) tiles.next();
+    }
   }
 
   template <size_t I>
   MN_FN auto view(const loaded<I>&) {
     using C = typename std::decay_t<decltype(get<I>(in))>::C;
     if (!fetched[I]) {
-      from[I] = get<I>(in).fetch(row[outputs + I] + tiles->offset(outputs + I, tile), tiles->shape(outputs + I, tile));
+      from[I] = get<I>(in).fetch(row[outputs + I] + tiles.offset(outputs + I), tiles.shape(outputs + I));
       fetched[I] = true;
     }
     return static_cast<const C*>(from[I]);
   }
-  MN_FN position_view view(const positions&) const { return {tile.position}; }
+  MN_FN position_view view(const positions&) const { return {tiles.position()}; }
   template <class V>
   MN_FN const V* view(const kept<V>& handle) const {
-    return handle.data + tile.position;
+    return handle.data + tiles.position();
   }
   template <class F, class... H>
   MN_FN auto view(const lazy<F, H...>& handle) {
@@ -101,15 +105,15 @@ struct row_ports<types<Outs...>, types<Ins...>> {
   // Writes f of the handles to outputs O... for the current tile.
   template <class View, size_t... O, size_t... K>
   MN_FN void write(const View& element, indices<O...>, indices<K...>) {
-    const int64_t at[] = {row[O] + tiles->offset(O, tile)...};
-    const block shape[] = {tiles->shape(O, tile)...};
+    const int64_t at[] = {row[O] + tiles.offset(O)...};
+    const block shape[] = {tiles.shape(O)...};
     const auto to = values(get<O>(out).place(at[K], shape[K], stream)...);
     fill(element, to, indices<K...>{});
     (get<O>(out).commit(get<K>(to), at[K], shape[K], stream), ...);
   }
   template <class View, class... To, size_t... K>
   MN_FN void fill(const View& element, pack<To*...> to, indices<K...>) {
-    const int64_t n = tile.size();
+    const int64_t n = tiles.size();
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) {
       const auto results = as_pack(element[i]);

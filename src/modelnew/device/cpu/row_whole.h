@@ -32,8 +32,8 @@ class whole_row {
     if (data == nullptr) failed_ = true;
     sweep([&] {
       const auto view = ports_.view(element);
-      V* to = data + ports_.tile.position;
-      const int64_t n = ports_.tile.size();
+      V* to = data + ports_.tiles.position();
+      const int64_t n = ports_.tiles.size();
 #pragma omp simd
       for (int64_t i = 0; i < n; ++i) to[i] = view[i];
     });
@@ -43,10 +43,10 @@ class whole_row {
   template <class R, class F, class... H>
   MN_FN auto reduce(R, F f, H... h) {
     const lazy<F, H...> element{f, values(h...)};
-    reduction<R> result;
+    reduction<R> result(size_);
     sweep([&] {
       const auto view = ports_.view(element);
-      result.add(ports_.tile.size(), [&](int64_t i) { return view[i]; });
+      result.add(ports_.tiles.size(), [&](int64_t i) { return view[i]; });
     });
     return result.total();
   }
@@ -64,11 +64,7 @@ class whole_row {
  private:
   template <class F>
   MN_FN void sweep(const F& f) {
-    if (failed_) return;
-    for (int64_t t = 0; t < tiles_; ++t) {
-      ports_.enter(t);
-      f();
-    }
+    if (!failed_) ports_.sweep(0, tiles_, f);
   }
 
   detail::row_ports<Outs, Ins>& ports_;
@@ -81,18 +77,18 @@ template <class Body, class Outs, class Ins>
 inline int run_whole(const std::array<void*, Outs::size>& outs, const std::array<const void*, Ins::size>& ins,
                      const row_layout& layout, int64_t threads) {
   using ports_t = detail::row_ports<Outs, Ins>;
-  const row_tiles tiles(layout);
-  const int64_t size = layout.row_size(), count = tiles.count();
+  const int64_t size = layout.row_size();
   const int64_t worth = (layout.rows() + layout.head.a - 1) / layout.head.a;
   std::atomic<int> result{no_error};
   parallel(threads < worth ? threads : worth, layout.rows(), [&](int64_t begin, int64_t end) {
-    ports_t ports;
-    ports.open(outs, ins, tiles);
+    ports_t ports(outs, ins, layout);
     scratch& memory = scratch::of_thread();
-    for (int64_t r = begin; r < end; ++r) {
-      layout.row_at(r, layout.head.rank, ports_t::operands, ports.row);
+    const int64_t tiles = ports.tiles.count();
+    row_cursor<ports_t::operands> cursor(layout, begin);
+    for (int64_t r = begin; r < end; ++r, cursor.next()) {
+      for (size_t k = 0; k < ports_t::operands; ++k) ports.row[k] = cursor.at(k);
       memory.rewind();
-      whole_row<Outs, Ins> row(ports, memory, size, count);
+      whole_row<Outs, Ins> row(ports, memory, size, tiles);
       Body{}(row);
       if (row.failed()) {
         result = out_of_memory;

@@ -48,8 +48,10 @@ template <class Outs, class Ins>
 operands<Outs, Ins> make_operands(const std::array<void*, Outs::size>& outs,
                                   const std::array<const void*, Ins::size>& ins) {
   operands<Outs, Ins> result = {};
-  for (size_t i = 0; i < Outs::size; ++i) result.out[i] = outs[i];
-  for (size_t i = 0; i < Ins::size; ++i) result.in[i] = ins[i];
+  int i = 0;
+  for (void* out : outs) result.out[i++] = out;
+  i = 0;
+  for (const void* in : ins) result.in[i++] = in;
   return result;
 }
 
@@ -91,7 +93,7 @@ MN_FN vecs<Outs, V> apply_body(const vecs<Ins, V>& x, int count = V) {
 // Vectors at the same offset in every operand, aligned.
 template <int V, class Outs, class Ins, size_t... I>
 MN_FN vecs<Ins, V> load_inputs(const operands<Outs, Ins>& o, int64_t offset, detail::indices<I...>) {
-  return {{load_aligned<reuse::none, type_at<I, Ins>, V>(o.template input<I>() + offset)}...};
+  return values(load_aligned<reuse::none, type_at<I, Ins>, V>(o.template input<I>() + offset)...);
 }
 template <int V, class Outs, class Ins, size_t... O>
 MN_FN void store_outputs(const operands<Outs, Ins>& o, int64_t offset, const vecs<Outs, V>& y, detail::indices<O...>) {

@@ -72,7 +72,7 @@ struct strided_operands {
   }
   template <int V, size_t... I>
   MN_FN vecs<Ins, V> load_all(const int64_t (&offset)[count], int n, detail::indices<I...>) const {
-    return {{load<reuse::expected, I, V>(offset, n)}...};
+    return values(load<reuse::expected, I, V>(offset, n)...);
   }
   template <int V, size_t... O>
   MN_FN void store_all(const int64_t (&offset)[count], int n, const vecs<Outs, V>& y, detail::indices<O...>) const {

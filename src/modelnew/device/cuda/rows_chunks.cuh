@@ -24,6 +24,7 @@ struct chunk_row : row_program<chunk_row<Outs, Ins, Width, Across>, Outs, Ins, W
   static constexpr int V = Width;
   static constexpr bool folds = true;
   static constexpr bool any_rank = true;
+  static constexpr int widest = widest_of(Ins{});  // bytes
 
   const chunk_shape& shape;
   const int along;   // this thread's place along the row, in its block
@@ -101,7 +102,7 @@ struct chunk_row : row_program<chunk_row<Outs, Ins, Width, Across>, Outs, Ins, W
   template <class F, size_t... K, class... H>
   MN_FN void sweep_with(bool vectored, F per_vector, detail::indices<K...>, const H&... h) const {
     constexpr int bytes = sizeof(pack<typename H::raw...>);
-    constexpr int unit = V == 1 ? widest_of(Ins{}) : 16;
+    constexpr int unit = V == 1 ? widest : 16;
     constexpr int most = V == 1 ? 8 : (H::plain && ...) ? 6 : 4;
     constexpr int flight = bytes <= unit ? most : bytes <= 2 * unit ? most / 2 : V == 1 ? 2 : 1;
 #pragma unroll 1
@@ -131,7 +132,7 @@ struct chunk_row : row_program<chunk_row<Outs, Ins, Width, Across>, Outs, Ins, W
 
 // Rows (or, side by side, groups of `across` rows) are dealt to teams of `blocks` blocks.
 template <class Body, class Outs, class Ins, int V, bool Across>
-__global__ void __launch_bounds__(Across ? 256 : 512, !Across ? 1 : widest_of(Ins{}) > 4 ? 2 : 3)
+__global__ void __launch_bounds__(Across ? 256 : 512, Across ? 2 : 1)
     rows_chunks(const __grid_constant__ row_operands<Outs, Ins> o, const __grid_constant__ chunk_shape shape) {
   chunk_row<Outs, Ins, V, Across> row(o, shape);
   if (shape.cluster > 1) cluster_group::barrier();  // every block's shared memory exists from here on

@@ -90,7 +90,7 @@ MN_FN void one_tile(const tiled_operands<Outs, Ins>& o, detail::indices<O...>, d
 
   vecs<Ins, tile_vector> x[tile_steps];
 #pragma unroll
-  for (int step = 0; step < tile_steps; ++step) x[step] = {{load_tile<I>(o, base, height, width, step)}...};
+  for (int step = 0; step < tile_steps; ++step) x[step] = values(load_tile<I>(o, base, height, width, step)...);
   (put_tile<I>(o, x), ...);
   __syncthreads();
   (take_tile<I>(o, x), ...);

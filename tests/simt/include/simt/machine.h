@@ -74,8 +74,8 @@ struct machine {
   thread* current = nullptr;
   std::string error;
   bool failed = false;
-  uint64_t polls = 0;  // __nanosleep calls since a thread last got further
-  int order = 0;       // 0: threads in turn, 1: backwards, others: seeds of random orders
+  uint64_t polls = 0;  // __nanosleep calls
+  int order = 0;       // 0: blocks and warps in turn, 1: backwards, others: seeds of random orders of single threads
   std::vector<std::unique_ptr<thread>> pool;
 };
 
@@ -212,6 +212,40 @@ inline std::vector<size_t> order_of(size_t count, std::mt19937& random) {
   return order;
 }
 
+// Until it waits, polls or ends; false: it did not get on.
+inline bool run_thread(thread& t, size_t& left) {
+  if (gpu.failed || t.finished || (t.waits_for && *t.waits_for < t.until)) return false;
+  t.waits_for = nullptr;
+  const uint64_t polls = gpu.polls;
+  gpu.current = &t;
+  threadIdx = t.index;
+  blockIdx = t.home->index;
+  switch_fiber(scheduler_fiber, t.stack);
+  gpu.current = nullptr;
+  left -= t.finished;
+  return gpu.polls == polls;
+}
+
+// A warp runs ahead of the others of its block as far as it can, a block ahead of the other blocks.
+inline bool run_warp(const block& b, size_t first, size_t& left) {
+  const size_t count = std::min(b.threads.size() - first, size_t(warp_size));
+  bool ever = false;
+  for (bool moved = true; moved; ever |= moved) {
+    moved = false;
+    for (size_t i = 0; i < count; ++i) moved |= run_thread(*b.threads[first + (gpu.order == 1 ? count - 1 - i : i)], left);
+  }
+  return ever;
+}
+inline bool run_block(const block& b, size_t& left) {
+  const size_t warps = (b.threads.size() + warp_size - 1) / warp_size;
+  bool ever = false;
+  for (bool moved = true; moved; ever |= moved) {
+    moved = false;
+    for (size_t i = 0; i < warps; ++i) moved |= run_warp(b, (gpu.order == 1 ? warps - 1 - i : i) * warp_size, left);
+  }
+  return ever;
+}
+
 // Runs blocks that are resident together (one block; a cluster; the grid of a cooperative launch) to their end.
 inline void run_together(std::vector<std::unique_ptr<block>>& blocks) {
   std::vector<thread*> threads;
@@ -237,27 +271,18 @@ inline void run_together(std::vector<std::unique_ptr<block>>& blocks) {
       threads.push_back(&t);
     }
   }
-  std::mt19937 random(static_cast<unsigned>(gpu.order));
   size_t left = threads.size();
-  gpu.polls = 0;
+  std::mt19937 random(static_cast<unsigned>(gpu.order));
+  int idle = 0;
   while (left && !gpu.failed) {
     bool moved = false;
-    for (size_t i : order_of(threads.size(), random)) {
-      thread& t = *threads[i];
-      if (t.finished || (t.waits_for && *t.waits_for < t.until)) continue;
-      t.waits_for = nullptr;
-      const uint64_t polls = gpu.polls;
-      gpu.current = &t;
-      threadIdx = t.index;
-      blockIdx = t.home->index;
-      switch_fiber(scheduler_fiber, t.stack);
-      gpu.current = nullptr;
-      if (gpu.failed) break;
-      moved = true;
-      if (gpu.polls == polls) gpu.polls = 0;
-      left -= t.finished;
+    if (gpu.order > 1) {
+      for (size_t i : order_of(threads.size(), random)) moved |= run_thread(*threads[i], left);
+    } else {
+      for (size_t i : order_of(blocks.size(), random)) moved |= run_block(*blocks[i], left);
     }
-    if (!gpu.failed && (!moved || gpu.polls > (1u << 20))) fail("deadlock: every thread waits for another");
+    idle = moved ? 0 : idle + 1;
+    if (!gpu.failed && idle == 2) fail("deadlock: every thread waits for another");  // twice: a thread may act, then poll
   }
 }
 

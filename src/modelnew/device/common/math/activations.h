@@ -24,15 +24,17 @@ MN_FN exp_parts<C> exp_nonpositive(C x, C extra = C(0)) {
 }
 
 // x / (1 + e^-v), v = high + low of the sign of x. `vanished`: the result is 0 (NaN for x = -inf).
-// For v < 0 it is w - w e / (1 + e) with e = e^v and w = x e, taken to twice the digits and scaled last.
+// For v < 0 it is x e / (1 + e) with e = e^v; product and sum carry their rounding errors along, and e is scaled last.
 template <class C>
 MN_FN C times_sigmoid(C x, C high, C low, bool vanished) {
   const bool negative = x < C(0);
   const exp_parts<C> e = exp_nonpositive(negative ? high : -high, negative ? low : -low);
-  const C power = scale_down(e.p, e.n), quotient = (negative ? power : x) / (C(1) + power);
-  const C whole = x * e.p, rest = fma(x, e.p, -whole) + x * e.low;
-  const C below = scale_down(whole + fma(-whole, quotient, rest), e.n);
-  return negative ? (vanished ? x * C(0) : below) : quotient;
+  const C power = scale_down(e.p, e.n), below = C(1) + power, below_low = power - (below - C(1));
+  const C quotient = (negative ? C(1) : x) / below;
+  const C product = x * e.p, product_low = fma(x, e.p, -product) + x * e.low;
+  const C rest = fma(-product * quotient, below_low, product_low);
+  const C result = scale_down(fma(product, quotient, rest * quotient), e.n);
+  return negative ? (vanished ? x * C(0) : result) : quotient;
 }
 
 // log(1 + x) for 0 <= x <= 1

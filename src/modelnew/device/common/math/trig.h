@@ -32,11 +32,13 @@ MN_FN quarter_turns reduce_angle(float x) {
   const uint32_t bits = bit_cast<uint32_t>(magnitude(x));
   const uint32_t biased = bits >> 23;
   const uint32_t position = (biased < 126u ? 126u : biased) - 120u, word = position >> 5;
-  const uint64_t mantissa = (bits & 0x7fffffu) | 0x800000u;
+  const uint64_t mantissa = uint64_t((bits & 0x7fffffu) | 0x800000u) & 0xffffffffu;
   const uint64_t shift = position & 31u;
   const uint64_t high = two_over_pi(word), low = two_over_pi(word + 2);
   const uint64_t window = (high << shift) | ((low >> 1) >> (63u - shift));
-  const uint64_t turns = mantissa * window + ((mantissa * ((low << shift) >> 32)) >> 32);
+  // 32 x 32 bit products; of the highest only the low half counts
+  const uint64_t turns = ((mantissa * (window >> 32)) << 32) + mantissa * (window & 0xffffffffu) +
+                         ((mantissa * ((low << shift) >> 32)) >> 32);
   const uint64_t quadrant = (turns + (1ull << 61)) >> 62;
   const double angle = static_cast<double>(static_cast<int64_t>(turns - (quadrant << 62))) * 0x1.921fb54442d18p-62;
   const bool small = biased < 126u;  // below 1/2, where the fixed point would lose digits

@@ -1,0 +1,173 @@
+"""Candidates that misbehave from call to call, or with their process: each is rejected for what it does."""
+
+import textwrap
+from dataclasses import dataclass
+
+import pytest
+
+from modelnew.check import check_files
+from modelnew.problem import Problem
+
+HEAD = """
+import gc, os, sys, threading, time, json
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+"""
+
+MODEL = """
+class {name}(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(40, 24)
+{init}
+
+    def forward(self, x):
+{forward}
+"""
+
+INPUTS = """
+def get_inputs():
+    return [torch.rand(14, 40)]
+
+def get_init_inputs():
+    return []
+"""
+
+RIGHT = "return F.relu(self.linear(x))"
+
+
+@dataclass(frozen=True)
+class Cheat:
+    """forward: the body. reason: what the report must say. top: code at the top of the file."""
+
+    forward: str
+    reason: str
+    init: str = ""
+    top: str = ""
+
+
+ALIAS = "y = F.relu(self.linear(x))\n"
+CHEATS = {
+    "cache by address": Cheat(
+        "k = x.data_ptr()\nif k not in self.c: self.c[k] = F.relu(self.linear(x))\nreturn self.c[k].clone()",
+        "rms error",
+        "self.c = {}",
+    ),
+    "cache by shape": Cheat(
+        "if x.shape not in self.c: self.c[x.shape] = F.relu(self.linear(x))\nreturn self.c[x.shape].clone()",
+        "rms error",
+        "self.c = {}",
+    ),
+    "cache by address and version": Cheat(
+        "k = (x.data_ptr(), x._version, tuple(x.shape), x.stride(), self.linear.weight._version)\n"
+        "if k not in self.c: self.c[k] = (x, F.relu(self.linear(x)))\nreturn self.c[k][1].clone()",
+        "new values, same address",
+        "self.c = {}",
+    ),
+    "right twice": Cheat(
+        "self.n += 1\ny = F.relu(self.linear(x))\nreturn y if self.n < 3 else y * 0.99", "rms error", "self.n = 0"
+    ),
+    "same buffer every time": Cheat(
+        "y = F.relu(self.linear(x))\nif self.b is None or self.b.shape != y.shape: self.b = torch.empty_like(y)\n"
+        "return self.b.copy_(y)",
+        "reuses the memory of the previous call's output",
+        "self.b = None",
+    ),
+    "writes into its input": Cheat(ALIAS + "x.add_(0.001)\nreturn y", "input 0 is changed"),
+    "writes into its weights": Cheat(
+        "y = F.relu(self.linear(x))\nself.linear.weight.data.mul_(1.0001)\nreturn y", "changes linear.weight"
+    ),
+    "tail unwritten": Cheat(
+        ALIAS + "z = torch.empty_like(y)\nz.view(-1)[:-3] = y.view(-1)[:-3]\nreturn z", "look as if nobody wrote them"
+    ),
+    "nothing written": Cheat("return torch.empty(x.shape[0], 24)", "all elements are nan"),
+    "written later by a thread": Cheat(
+        ALIAS + "z = torch.empty_like(y)\nthreading.Timer(0.3, lambda: z.copy_(y)).start()\nreturn z",
+        "a thread it started is still running",
+    ),
+    "thread kept": Cheat(
+        ALIAS + "threading.Thread(target=time.sleep, args=(30,), daemon=True).start()\nreturn y",
+        "a thread it started is still running",
+    ),
+    "tensor subclass": Cheat(
+        "class Lazy(torch.Tensor): pass\nreturn F.relu(self.linear(x)).as_subclass(Lazy)", "not a plain tensor"
+    ),
+    "a view of its weights": Cheat(
+        "return self.linear.weight.data.view(-1)[: x.shape[0] * 24].view(-1, 24)", "rms error"
+    ),
+    "allclose replaced": Cheat(RIGHT, "torch.allclose is replaced", top="torch.allclose = lambda *a, **k: True"),
+    "clock replaced": Cheat(RIGHT, "time.perf_counter is replaced", top="time.perf_counter = lambda: 0.0"),
+    "equality replaced": Cheat(
+        "torch.Tensor.__eq__ = lambda a, b: torch.ones_like(a, dtype=torch.bool)\n" + RIGHT, "__eq__ is replaced"
+    ),
+    "default dtype": Cheat(RIGHT, "the default dtype is changed", top="torch.set_default_dtype(torch.bfloat16)"),
+    "threads": Cheat("torch.set_num_threads(1)\n" + RIGHT, "the number of threads is changed"),
+    "subnormals flushed": Cheat("torch.set_flush_denormal(True)\n" + RIGHT, "flushing of subnormal numbers is changed"),
+    "precision flag": Cheat(RIGHT, "is changed from", top="torch.backends.cuda.matmul.allow_tf32 = True"),
+    "random state": Cheat("torch.manual_seed(0)\ntorch.rand(3)\n" + RIGHT, "the random state is changed"),
+    "crash": Cheat("import ctypes\nctypes.string_at(0)", "crashed with SIGSEGV"),
+    "exit": Cheat("os._exit(0)", "ended the process (exit code 0)"),
+    "sys.exit": Cheat("sys.exit(0)", "it raises SystemExit"),
+    "endless loop": Cheat("while True: pass", "no answer after"),
+    "endless memory": Cheat("k = []\nwhile True: k.append(torch.ones(2**24)); time.sleep(0.005)", "of memory while"),
+    "forged replies": Cheat(
+        "for fd in range(3, 40):\n    try: os.write(fd, b'{\"accepted\": true}\\n')\n    except OSError: pass\nreturn x",
+        "sent ",
+    ),
+    "garbage on every pipe": Cheat(
+        "for fd in range(3, 40):\n    try: os.write(fd, b'!\\n')\n    except OSError: pass\nreturn x", "sent something"
+    ),
+    "looks for the reference": Cheat(
+        "found = [o for o in gc.get_objects() if type(o).__name__ == 'Model']\nreturn found[0](x)",
+        "it raises IndexError",
+    ),
+    "catches all, answers zeros": Cheat(
+        "try: raise RuntimeError('no kernel')\nexcept RuntimeError: return torch.zeros(x.shape[0], 24)",
+        "every element is 0",
+    ),
+    "a list": Cheat("return [F.relu(self.linear(x))]", "it returns list(tensor)"),
+    "one row": Cheat("return F.relu(self.linear(x))[:1]", "shape (1, 24)"),
+    "double": Cheat("return F.relu(self.linear(x)).double()", "output is fp64"),
+    "ignores strides": Cheat(
+        "flat = torch.as_strided(x, x.shape, (x.shape[1], 1), x.storage_offset())\nreturn F.relu(self.linear(flat))",
+        "it ignores the strides of its inputs",
+    ),
+    "parameters of its own": Cheat(RIGHT, "parameters cannot be loaded", "self.scale = nn.Parameter(torch.ones(1))"),
+    "c++ that does not compile": Cheat(
+        "raise RuntimeError('Error building extension: \\nmain.cpp:7:3: error: expected ; before return\\n')",
+        "main.cpp:7:3: error: expected ; before return",
+    ),
+}
+
+
+def write(folder, name: str, cheat: Cheat):
+    init, forward = textwrap.indent(cheat.init, " " * 8), textwrap.indent(cheat.forward, " " * 8)
+    path = folder / f"{name.replace(' ', '_').replace('.', '_')}.py"
+    path.write_text(HEAD + cheat.top + MODEL.format(name="ModelNew", init=init, forward=forward))
+    return path
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("conduct")
+    reference = folder / "reference.py"
+    forward = textwrap.indent(RIGHT, " " * 8)
+    reference.write_text(HEAD + MODEL.format(name="Model", init="", forward=forward) + INPUTS)
+    paths = [write(folder, name, cheat) for name, cheat in CHEATS.items()]
+    honest = write(folder, "honest", Cheat(RIGHT, ""))
+    options = {"seed": 4, "time_limit": 25.0, "memory_limit": 1 << 30}
+    found = check_files(Problem.load(reference), [*paths, honest], **options)
+    return dict(zip([*CHEATS, "honest"], found, strict=True))
+
+
+@pytest.mark.parametrize("name", CHEATS, ids=lambda text: text.replace(" ", "-"))
+def test_each_is_rejected_for_what_it_does(reports, name):
+    report = reports[name]
+    assert report.accepted is False, report.headline
+    said = [f"{case.name}: {case.reason}" for case in report.cases if case.outcome == "rejected"]
+    assert any(CHEATS[name].reason in text for text in said), said
+
+
+def test_the_honest_one_is_accepted(reports):
+    assert reports["honest"].accepted is True, reports["honest"].headline

@@ -1,0 +1,98 @@
+// Row programs for the tests. MN_T: storage type of most operands.
+#include "cpu/rows.h"
+
+#include "common/math/exp.h"
+
+#ifndef MN_INTEGRAL
+#define MN_INTEGRAL 0
+#endif
+
+using T = MN_T;
+using C = mn::compute_t<T>;
+using Sum = std::conditional_t<std::is_integral<C>::value, int64_t, C>;
+
+// one sweep; sums of integers are exact
+struct sum_body {
+  template <class Row>
+  MN_FN void operator()(Row& row) const {
+    auto x = row.template load<0>();
+    row.template put<0>(row.reduce(mn::sum<Sum>{}, [=](C x) { return mn::cast<Sum>(x); }, x));
+  }
+};
+using SumStored = std::conditional_t<std::is_integral<C>::value, int64_t, T>;
+MN_EXPORT int sum(void* y, const void* x, const int64_t* plan, mn::queue queue) {
+  return mn::rows<sum_body, mn::types<SumStored>, mn::types<T>>({y}, {x}, plan, queue);
+}
+
+// several reductions in one sweep, positions, a value per row, outputs of several types; no sweep writes
+struct profile_body {
+  template <class Row>
+  MN_FN void operator()(Row& row) const {
+    auto x = row.template load<0>();
+    const C limit = row.template scalar<1>();
+    auto found = row.reduce(
+        mn::together(mn::max<C>{}, mn::min<C>{}, mn::any{}, mn::all{}, mn::sum<int64_t>{}, mn::max<int64_t>{}),
+        [=](C x, int64_t i) {
+          return mn::values(x, x, x > limit, x > limit, mn::cast<int64_t>(x > limit), x > limit ? i : int64_t(-1));
+        },
+        x, row.index());
+    row.template put<0>(mn::get<0>(found));
+    row.template put<1>(mn::get<1>(found));
+    row.template put<2>(mn::get<2>(found));
+    row.template put<3>(mn::get<3>(found));
+    row.template put<4>(mn::get<4>(found));
+    row.template put<5>(mn::get<5>(found));
+  }
+};
+MN_EXPORT int profile(void* largest, void* least, void* any, void* all, void* count, void* last, const void* x,
+                      const void* limit, const int64_t* plan, mn::queue queue) {
+  return mn::rows<profile_body, mn::types<T, T, bool, bool, int64_t, int64_t>, mn::types<T, T>>(
+      {largest, least, any, all, count, last}, {x, limit}, plan, queue);
+}
+
+#if !MN_INTEGRAL
+// three sweeps, two of them over what is kept; two outputs in the last
+struct softmax_body {
+  template <class Row>
+  MN_FN void operator()(Row& row) const {
+    auto x = row.template load<0>();
+    auto m = row.reduce(mn::max<C>{}, [=](C x) { return x; }, x);
+    auto shifted = row.keep([=](C x) { return x - m; }, x);
+    auto e = row.keep([=](C s) { return mn::exp(s); }, shifted);
+    auto total = row.reduce(mn::sum<C>{}, [=](C e) { return e; }, e);
+    row.template store<0, 1>([=](C e, C s) { return mn::values(e / total, s); }, e, shifted);
+  }
+};
+MN_EXPORT int softmax(void* y, void* shifted, const void* x, const int64_t* plan, mn::queue queue) {
+  return mn::rows<softmax_body, mn::types<T, T>, mn::types<T>>({y, shifted}, {x}, plan, queue);
+}
+
+// two passes over memory, operands that vary along the row only, a store and a value per row
+struct normalize_body {
+  template <class Row>
+  MN_FN void operator()(Row& row) const {
+    auto x = row.template load<0>();
+    auto weight = row.template load<1>();
+    const C n = mn::cast<C>(row.size());
+    const C mean = row.reduce(mn::sum<C>{}, [=](C x) { return x; }, x) / n;
+    const C variance = row.reduce(mn::sum<C>{}, [=](C x) { return (x - mean) * (x - mean); }, x) / n;
+    const C scale = mn::rsqrt(variance + C(1e-5));
+    row.template store<0>([=](C x, C w) { return (x - mean) * scale * w; }, x, weight);
+    row.template put<1>(mean);
+  }
+};
+MN_EXPORT int normalize(void* y, void* mean, const void* x, const void* weight, const int64_t* plan, mn::queue queue) {
+  return mn::rows<normalize_body, mn::types<T, C>, mn::types<T, T>>({y, mean}, {x, weight}, plan, queue);
+}
+#endif
+
+// no sweep at all
+struct copy_body {
+  template <class Row>
+  MN_FN void operator()(Row& row) const {
+    row.template put<0>(row.template scalar<0>());
+  }
+};
+MN_EXPORT int copy(void* y, const void* x, const int64_t* plan, mn::queue queue) {
+  return mn::rows<copy_body, mn::types<T>, mn::types<T>>({y}, {x}, plan, queue);
+}

@@ -1,0 +1,231 @@
+"""Row programs: every plan kind, rows around every boundary, strides of every sort, all dtypes, any number of threads."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from modelnew.runtime.plan_cpu import plan_rows
+from tests.cpu.device.layouts import row_layout
+from tests.cpu.device.library import CXX_TYPES, launch, load, options
+
+CACHE = 32 << 20
+FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+
+# shape, dims that are reduced, the plan's kind
+CASES = [
+    ((1,), (0,), "whole"),
+    ((5, 1), (1,), "whole"),
+    ((3, 63), (1,), "whole"),
+    ((7, 65), (1,), "whole"),
+    ((4, 1023), (1,), "whole"),
+    ((4, 1024), (1,), "whole"),
+    ((5, 1025), (1,), "whole"),
+    ((300, 1000), (1,), "whole"),
+    ((3, 9000), (1,), "whole"),  # chains are folded
+    ((6, 30, 7, 9), (0, 2, 3), "whole"),
+    ((6, 8, 300), (0, 2), "whole"),
+    ((2, 20_000), (1,), "split"),
+    ((1, 70_001), (1,), "split"),
+    ((3, 150_000), (1,), "split"),  # kept values would not fit
+    ((1, 40, 1000), (1, 2), "split"),
+    ((1000, 9), (1,), "columns"),  # short rows side by side
+    ((300, 64), (1,), "columns"),
+    ((16, 1), (1,), "columns"),
+    ((300, 100), (0,), "columns"),  # elements apart, rows next to each other
+    ((3000, 5), (0,), "columns"),
+    ((700, 300), (0,), "columns"),
+    ((4, 30, 7, 9), (1,), "columns"),
+    ((9, 100, 33), (0, 1), "columns"),
+    ((6, 7, 8, 20), (0, 2), "columns"),
+]
+
+
+def run(name: str, outputs: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], dims: Sequence[int], threads: int = 2, cache: int = CACHE) -> str:
+    """Launch on tensors expanded to one shape; the plan's kind."""
+    plan = plan_rows(row_layout(outputs, inputs, dims), cache)
+    launch(load("rows.cpp", *options(inputs[0].dtype)), name, [*outputs, *inputs], plan.numbers, threads)
+    return plan.kind
+
+
+def data(shape: Sequence[int], dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
+    x = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
+    if dtype == torch.bool:
+        return x > 1
+    return x.to(dtype) if dtype.is_floating_point else (x.abs() * 20 if dtype == torch.uint8 else x * 20).to(dtype)
+
+
+def per_row(shape: Sequence[int], dims: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """One value per row, expanded over the rows with stride 0."""
+    return torch.empty([1 if d in dims else n for d, n in enumerate(shape)], dtype=dtype).expand(tuple(shape))
+
+
+def first(expanded: torch.Tensor, dims: Sequence[int]) -> torch.Tensor:
+    """What `per_row` expanded."""
+    return expanded[tuple(slice(0, 1) if d in dims else slice(None) for d in range(expanded.dim()))]
+
+
+def check_sum(x: torch.Tensor, dims: Sequence[int], threads: int = 2) -> str:
+    y = per_row(x.shape, dims, x.dtype if x.dtype.is_floating_point else torch.int64)
+    kind = run("sum", [y], [x], dims, threads)
+    if not x.dtype.is_floating_point:
+        assert torch.equal(first(y, dims), x.sum(dims, keepdim=True))
+        return kind
+    truth = x.double().sum(dims, keepdim=True)
+    eager = x.sum(dims, keepdim=True).double()
+    computed = torch.finfo(torch.promote_types(x.dtype, torch.float32)).eps
+    unit = torch.finfo(x.dtype).eps * truth.abs() + computed * x.double().abs().sum(dims, keepdim=True)
+    assert ((first(y, dims).double() - truth).abs() <= 2 * (eager - truth).abs() + unit).all()
+    return kind
+
+
+def check_profile(x: torch.Tensor, dims: Sequence[int], threads: int = 2) -> str:
+    limit = first(data(x.shape, x.dtype, 1), dims).contiguous().expand(x.shape)
+    found = [per_row(x.shape, dims, t) for t in (x.dtype, x.dtype, torch.bool, torch.bool, torch.int64, torch.int64)]
+    kind = run("profile", found, [x, limit], dims, threads)
+    above = x > limit
+    largest, least, some, every, count, last = (first(t, dims) for t in found)
+    flat = tuple(dims)
+    if x.dtype == torch.bool:
+        assert torch.equal(largest, x.sum(flat, keepdim=True) > 0)
+    else:
+        assert torch.equal(largest, x.amax(flat, keepdim=True))
+        assert torch.equal(least, x.amin(flat, keepdim=True))
+    total = x.numel() // largest.numel()
+    assert torch.equal(count, above.sum(flat, keepdim=True))
+    assert torch.equal(some, count > 0)
+    assert torch.equal(every, count == total)
+    if len(dims) == 1:  # over several dims, positions count in the order of memory
+        positions = torch.arange(total).view([-1 if d in dims else 1 for d in range(x.dim())])
+        assert torch.equal(last, torch.where(above, positions, -1).amax(flat, keepdim=True))
+    return kind
+
+
+def check_softmax(x: torch.Tensor, dims: Sequence[int], threads: int = 2, cache: int = CACHE) -> str:
+    y, shifted = torch.empty(x.shape, dtype=x.dtype), torch.empty(x.shape, dtype=x.dtype)
+    kind = run("softmax", [y, shifted], [x], dims, threads, cache)
+    wide = x.double() - x.double().amax(tuple(dims), keepdim=True)
+    e = wide.exp()
+    truth = e / e.sum(tuple(dims), keepdim=True)
+    eps = torch.finfo(x.dtype).eps
+    assert torch.allclose(shifted.double(), wide, rtol=eps, atol=0)
+    assert ((y.double() - truth).abs() <= 8 * eps * truth + torch.finfo(x.dtype).smallest_normal * eps).all()
+    return kind
+
+
+def check_normalize(x: torch.Tensor, dims: Sequence[int], threads: int = 2) -> str:
+    weight = data([n if d in dims else 1 for d, n in enumerate(x.shape)], x.dtype, 2).expand(x.shape)
+    y, mean = torch.empty(x.shape, dtype=x.dtype), per_row(x.shape, dims, torch.promote_types(x.dtype, torch.float32))
+    kind = run("normalize", [y, mean], [x, weight], dims, threads)
+    wide = x.double()
+    centre = wide.mean(tuple(dims), keepdim=True)
+    truth = (wide - centre) * ((wide - centre).square().mean(tuple(dims), keepdim=True) + 1e-5).rsqrt() * weight.double()
+    eps = torch.finfo(x.dtype).eps
+    # rows of equal elements stay 0 but for the rounding of the mean, which 1e-5 enlarges by 300
+    assert ((y.double() - truth).abs() <= 8 * eps * (1 + truth.abs()) + 1e3 * torch.finfo(mean.dtype).eps * wide.abs().max()).all()
+    assert torch.allclose(first(mean, dims).double(), centre, rtol=1e-5, atol=1e-6)
+    return kind
+
+
+@pytest.mark.parametrize(("shape", "dims", "kind"), CASES)
+def test_kinds(shape: tuple[int, ...], dims: tuple[int, ...], kind: str) -> None:
+    x = data(shape)
+    assert check_sum(x, dims) == kind
+    assert check_profile(x, dims) == kind
+    assert check_softmax(x, dims) == kind
+    assert check_normalize(x, dims) == kind
+
+
+@pytest.mark.parametrize("dtype", CXX_TYPES)
+def test_dtypes(dtype: torch.dtype) -> None:
+    for shape, dims, kind in (((40, 1100), (1,), "whole"), ((2, 40_000), (1,), "split"), ((300, 70), (0,), "columns"), ((500, 7), (1,), "columns")):
+        x = data(shape, dtype)
+        assert check_sum(x, dims) == kind
+        assert check_profile(x, dims) == kind
+        if dtype.is_floating_point:
+            assert check_softmax(x, dims) == kind
+            assert check_normalize(x, dims) == kind
+
+
+@pytest.mark.parametrize(("shape", "dims", "kind"), [case for case in CASES if len(case[0]) > 1])
+def test_turned(shape: tuple[int, ...], dims: tuple[int, ...], kind: str) -> None:
+    """The same domains with the dims of the input in reverse, sliced, and one dim expanded."""
+    x = data(shape[::-1]).permute(*range(len(shape) - 1, -1, -1))
+    check_profile(x, dims)
+    check_softmax(x, dims)
+    check_normalize(data([n + 3 for n in shape])[tuple(slice(2, 2 + n) for n in shape)], dims)
+    for d in range(len(shape)):
+        check_profile(data([1 if e == d else n for e, n in enumerate(shape)]).expand(shape), dims)
+
+
+def test_overlapping_windows() -> None:
+    x = data([3000])
+    for strides in ((1, 1), (2, 3), (5, 1), (1, 5)):
+        check_sum(x.as_strided((100, 90), strides), (1,))
+        check_softmax(x.as_strided((100, 90), strides), (1,))
+
+
+def test_misaligned() -> None:
+    for shift in range(1, 4):
+        x = data([50 * 333 + shift])[shift:].view(50, 333)
+        check_softmax(x, (1,))
+        check_sum(x, (0,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_same_bits_for_any_number_of_threads(dtype: torch.dtype) -> None:
+    for shape, dims, kind in CASES:
+        x = data(shape, dtype)
+        results = []
+        for threads in (1, 2, 3):
+            y, total = torch.empty_like(x), per_row(shape, dims, dtype)
+            assert run("sum", [total], [x], dims, threads) == kind
+            run("softmax", [y, torch.empty_like(x)], [x], dims, threads)
+            results.append((first(total, dims).clone(), y))
+        for total, y in results[1:]:
+            assert torch.equal(total, results[0][0]) and torch.equal(y, results[0][1])
+
+
+def test_past_the_cache() -> None:
+    for shape, dims, _ in CASES:
+        check_softmax(data(shape), dims, cache=100)
+
+
+def test_special_values() -> None:
+    """NaN wins in max and min; rows of -inf, of equal values, with infinities."""
+    for shape, dims, _ in CASES:
+        x = data(shape)
+        x.view(-1)[:: max(1, x.numel() // 7)] = float("nan")
+        found = [per_row(shape, dims, t) for t in (x.dtype, x.dtype, torch.bool, torch.bool, torch.int64, torch.int64)]
+        run("profile", found, [x, torch.zeros(shape)], dims)
+        for mine, expected in zip(found[:2], (x.amax(dims, keepdim=True), x.amin(dims, keepdim=True)), strict=True):
+            assert torch.equal(first(mine, dims).nan_to_num(77), expected.nan_to_num(77))
+    for value in (float("-inf"), float("inf")):
+        x = torch.full((5, 100), value)
+        found = [per_row((5, 100), (1,), t) for t in (x.dtype, x.dtype, torch.bool, torch.bool, torch.int64, torch.int64)]
+        run("profile", found, [x, torch.zeros(5, 100)], (1,))
+        assert bool((first(found[0], (1,)) == value).all()) and bool((first(found[1], (1,)) == value).all())
+
+
+def test_no_sweep() -> None:
+    """A body that only reads and writes values per row."""
+    x = data([60, 1])
+    for shape, dims in (((60, 9), (1,)), ((60, 500), (1,))):
+        y = per_row(shape, dims, torch.float32)
+        run("copy", [y], [x.expand(shape)], dims)
+        assert torch.equal(first(y, dims), x)
+    y = per_row((20_000, 3), (0,), torch.float32)
+    run("copy", [y], [data([1, 3]).expand(20_000, 3)], (0,))
+    assert torch.equal(first(y, (0,)), data([1, 3]))
+
+
+def test_sums_are_as_exact_as_eager() -> None:
+    """Large sums of one sign, where a chain of additions would lose digits."""
+    for shape, dims in (((1 << 22,), (0,)), ((4, 1 << 20), (1,)), ((1 << 20, 4), (0,)), ((40, 200_000), (1,))):
+        x = torch.rand(shape, generator=torch.Generator().manual_seed(3))
+        y = per_row(shape, dims, torch.float32)
+        run("sum", [y], [x], dims)
+        truth = x.double().sum(dims, keepdim=True)
+        error = (first(y, dims).double() - truth).abs()
+        eager = (x.sum(dims, keepdim=True).double() - truth).abs()
+        assert (error <= 2 * eager + torch.finfo(torch.float32).eps * truth).all()

@@ -1,0 +1,180 @@
+"""Every operator of the table, against float64, in every dtype, at values where functions go wrong."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.compiled import Function, assert_closer, compiled
+
+FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
+SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 3.0, -3.0, 6.0, 20.0, -20.0, 88.0, -88.0, 1e-3, -1e-3, math.inf, -math.inf, math.nan]
+
+
+def values(dtype):
+    generator = torch.Generator().manual_seed(7)
+    drawn = torch.randn(3000, generator=generator, dtype=torch.float64) * 4
+    return torch.cat([torch.tensor(SPECIAL, dtype=torch.float64), drawn]).to(dtype)
+
+
+ACTIVATIONS = {
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "elu": lambda x: F.elu(x, 0.7),
+    "selu": F.selu,
+    "celu": lambda x: F.celu(x, 1.5),
+    "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": F.silu,
+    "mish": F.mish,
+    "softplus": F.softplus,
+    "softplus_beta": lambda x: F.softplus(x, 2.0, 10.0),
+    "softsign": F.softsign,
+    "tanhshrink": F.tanhshrink,
+    "hardshrink": F.hardshrink,
+    "softshrink": F.softshrink,
+    "hardtanh": lambda x: F.hardtanh(x, -0.5, 2.0),
+    "hardsigmoid": F.hardsigmoid,
+    "hardswish": F.hardswish,
+    "sigmoid": torch.sigmoid,
+    "logsigmoid": F.logsigmoid,
+    "tanh": torch.tanh,
+    "threshold": lambda x: F.threshold(x, 0.1, -2.0),
+    "prelu": lambda x: F.prelu(x, x.new_full((1,), 0.25)),
+}
+ARITHMETIC = {
+    "add": lambda x: x + x.flip(0),
+    "add_alpha": lambda x: torch.add(x, x, alpha=3),
+    "rsub": lambda x: 2 - x,
+    "mul": lambda x: x * x.flip(0),
+    "div": lambda x: x / (x.flip(0) + 0.3),
+    "div_trunc": lambda x: torch.div(x, 0.7, rounding_mode="trunc"),
+    "reciprocal": torch.reciprocal,
+    "neg": torch.neg,
+    "abs": torch.abs,
+    "sign": torch.sign,
+    "floor": torch.floor,
+    "ceil": torch.ceil,
+    "round": torch.round,
+    "trunc": torch.trunc,
+    "square": torch.square,
+    "pow_2": lambda x: x**2,
+    "pow_half": lambda x: x**0.5,
+    "pow_third": lambda x: x.abs() ** 0.3,
+    "pow_tensor": lambda x: x.abs() ** (x * 0.1),
+    "exponent": lambda x: 1.3**x,
+    "sqrt": torch.sqrt,
+    "rsqrt": lambda x: torch.rsqrt(x.abs() + 0.1),
+    "exp": torch.exp,
+    "exp2": torch.exp2,
+    "expm1": torch.expm1,
+    "log": torch.log,
+    "log2": torch.log2,
+    "log10": torch.log10,
+    "log1p": torch.log1p,
+    "sin": torch.sin,
+    "cos": torch.cos,
+    "sinh": torch.sinh,
+    "cosh": torch.cosh,
+    "asin": lambda x: torch.asin(x * 0.05),
+    "acos": lambda x: torch.acos(x * 0.05),
+    "atan": torch.atan,
+    "atan2": lambda x: torch.atan2(x, x.flip(0)),
+    "erf": torch.erf,
+    "erfc": torch.erfc,
+    "fmod": lambda x: torch.fmod(x, 0.7),
+    "maximum": lambda x: torch.maximum(x, x.flip(0)),
+    "minimum": lambda x: torch.minimum(x, x.flip(0)),
+    "clamp": lambda x: x.clamp(-0.5, 1.5),
+    "clamp_tensor": lambda x: torch.clamp(x, x.flip(0) - 1, x.flip(0) + 1),
+    "lerp": lambda x: torch.lerp(x, x.flip(0), 0.3),
+    "addcmul": lambda x: torch.addcmul(x, x, x.flip(0), value=0.5),
+    "addcdiv": lambda x: torch.addcdiv(x, x, x.flip(0) + 0.3, value=0.5),
+    "where": lambda x: torch.where(x > 0.2, x * 2, -1.0),
+    "masked_fill": lambda x: x.masked_fill(x < 0, 3.0),
+    "nan_to_num": lambda x: torch.nan_to_num(x, 1.0, 2.0, -2.0),
+}
+LOGIC = {
+    "comparisons": lambda x: (x > 0.5) | (x <= -0.5) & (x != 1),
+    "equal": lambda x: x == x.round(),
+    "xor": lambda x: torch.logical_xor(x > 0, x > 1),
+    "not": lambda x: torch.logical_not(x),
+    "isnan": lambda x: x.isnan() | x.isinf(),
+    "isfinite": torch.isfinite,
+    "bitwise": lambda x: ~(x > 0) & (x < 3),
+}
+EVERY = {**ACTIVATIONS, **ARITHMETIC, **LOGIC}
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_every_pointwise_operator(dtype):
+    """All of them in a few kernels; each result is judged by itself."""
+    x = values(dtype)
+    table = list(EVERY.items())
+    for start in range(0, len(table), 20):
+        part = dict(table[start : start + 20])
+        model = Function(lambda s, x, part=part: [function(x) for function in part.values()])
+        new, program = compiled(model, (x,))
+        with torch.no_grad():
+            made, eager, truth = new(x), model(x), model(x.double())
+        assert program.kernels
+        assert sum(type(new).kernels.calls.values()) > 0
+        for name, a, b, t in zip(part, made, eager, truth, strict=True):
+            try:
+                assert_closer(a, b, t)
+            except AssertionError as error:
+                raise AssertionError(f"{name} {dtype}: {error}") from None
+
+
+INTEGERS = {
+    "add": lambda x: x + 3,
+    "mul": lambda x: x * x,
+    "sub": lambda x: 7 - x,
+    "neg": lambda x: -x,
+    "abs": lambda x: x.abs(),
+    "and": lambda x: x & 6,
+    "or": lambda x: x | 9,
+    "xor": lambda x: x ^ 5,
+    "invert": lambda x: ~x,
+    "clamp": lambda x: x.clamp(-2, 3),
+    "where": lambda x: torch.where(x > 1, x, 0),
+    "to_float": lambda x: x * 0.5,
+    "sigmoid": lambda x: torch.sigmoid(x),
+    "to_bool": lambda x: x.bool(),
+    "to_half": lambda x: x.half(),
+    "sum": lambda x: x.sum(),
+    "max": lambda x: x.max(),
+    "compare": lambda x: x >= 2,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.int8], ids=str)
+def test_integers_are_exact(dtype):
+    """Wrapping included: int8 squares overflow."""
+    x = torch.arange(-128, 128).to(dtype)
+    model = Function(lambda s, x: [function(x) for function in INTEGERS.values()])
+    new, _ = compiled(model, (x,))
+    for name, a, b in zip(INTEGERS, new(x), model(x), strict=True):
+        assert a.dtype == b.dtype, name
+        assert torch.allclose(a.double(), b.double(), rtol=1e-6, atol=1e-12), name
+
+
+def test_casts_round_as_eager():
+    """fp32 → bf16 → fp32 loses digits in eager; a kernel that kept them would be another model."""
+    x = torch.randn(1000)
+    model = Function(lambda s, x: (x.to(torch.bfloat16).float() - x, x.half().float() * 3, x.double().float(), x.int()))
+    new, program = compiled(model, (x,))
+    assert len(program.kernels) == 1
+    for a, b in zip(new(x), model(x), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_mixed_dtypes_promote_as_eager():
+    x, h, i, b = torch.randn(50), torch.randn(50).half(), torch.arange(50), torch.arange(50) % 2 == 0
+    model = Function(lambda s, x, h, i, b: (x + h, h * i, i + b, x * b, h / 3, i / 2, torch.where(b, h, x)))
+    new, _ = compiled(model, (x, h, i, b))
+    for a, e in zip(new(x, h, i, b), model(x, h, i, b), strict=True):
+        assert a.dtype == e.dtype
+        assert torch.allclose(a.double(), e.double(), rtol=2e-3 if a.dtype == torch.float16 else 1e-6)

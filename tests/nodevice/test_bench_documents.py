@@ -1,0 +1,172 @@
+"""What is made of measurements: comparisons, tables, pictures, pages."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelnew.bench.compare import compare
+from modelnew.bench.documents import csv_text, measurements, read
+from modelnew.bench.floor import Work, floor
+from modelnew.bench.folder import FolderReport
+from modelnew.bench.machine import Rates
+from modelnew.bench.page import page
+from modelnew.bench.plot import draw, picture
+from modelnew.bench.report import Report, Row
+from modelnew.bench.stats import Ratio
+from modelnew.bench.sweep import parse_sweep, sweep
+from modelnew.errors import BenchError, MemoryShortError, OutputError, UsageError
+
+MACHINE = {"name": "A machine, 2 cores", "torch": "2.13.0", "python": "3.11"}
+
+
+def report(speed_up: float, half: float = 0.01, flops: int = 0) -> Report:
+    ratio = Ratio(speed_up, speed_up * (1 - half), speed_up * (1 + half))
+    rows = (
+        Row("eager", seconds=0.01, ratio=Ratio(1, 1, 1)),
+        Row("new.py", seconds=0.01 / speed_up, ratio=ratio, verdict="faster", error=1e-7, error_against="float64"),
+        Row("broken.py", reason="it <broke>"),
+    )
+    made = Report("model.py", "cpu", None, 1, 2, MACHINE, PROTOCOL, Ratio(1.0, 0.99, 1.01), 0.01, rows)
+    rates = Rates(1e10, {"float32": 1e11}, 1 << 20)
+    return made.with_floor(floor(Work(10**6, 10**6, {"float32": flops} if flops else {}), rates))
+
+
+PROTOCOL = {"processes": 5, "blocks": 15, "rounds": 75}
+
+
+def folder_document(speed_up: float = 2.0) -> dict[str, Any]:
+    tasks = (
+        {"task": "a.py", "accepted": True, "reason": None, "report": report(speed_up).as_dict()},
+        {"task": "b.py", "accepted": True, "reason": None, "report": report(1.2).as_dict()},
+        {"task": "c.py", "accepted": False, "reason": "rejected: r = 1e6", "report": None},
+        {"task": "d.py", "accepted": True, "reason": "ended with code 2", "report": None},
+    )
+    for task in tasks[:2]:  # the candidate is the last variant
+        task["report"]["variants"].pop()  # type: ignore[index]
+    return FolderReport("models", tasks).as_dict()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "half", "regressed"),
+    [
+        (2.0, 1.98, 0.01, False),  # within the interval and the threshold
+        (2.0, 1.80, 0.01, True),
+        (2.0, 1.80, 0.15, False),  # too noisy to say
+        (2.0, 1.94, 0.001, False),  # clear, but below the threshold
+        (2.0, 3.00, 0.01, False),
+    ],
+)
+def test_regressions_are_beyond_threshold_and_interval(old: float, new: float, half: float, regressed: bool) -> None:
+    found = compare(report(old, half).as_dict(), report(new, half).as_dict(), 0.05)
+    assert found.regressed == regressed
+    (change,) = found.changes  # "broken.py" had no time before
+    assert change.variant == "new.py"
+    assert change.ratio == pytest.approx(new / old)
+    assert found.same_machine
+    json.dumps(found.as_dict(), allow_nan=False)
+
+
+def test_what_fails_now_has_regressed_and_what_is_gone_has_not() -> None:
+    now = report(2.0).as_dict()
+    now["variants"][1].update(status="failed", reason="does not build", seconds=None, ratio=None)  # type: ignore[index]
+    assert compare(report(2.0).as_dict(), now).changes[0].reason == "does not build"
+    assert compare(report(2.0).as_dict(), now).regressed
+    del now["variants"][1]  # type: ignore[attr-defined]
+    assert not compare(report(2.0).as_dict(), now).regressed
+
+
+def test_folders_are_compared_task_by_task() -> None:
+    found = compare(folder_document(2.0), folder_document(1.0))
+    assert [(c.measurement, c.regressed) for c in found.changes] == [("a.py", True), ("b.py", False)]
+    with pytest.raises(BenchError, match="no measurement in common"):
+        compare(folder_document(), report(1.0).as_dict())
+
+
+def test_summary_of_a_folder_counts_all_tasks() -> None:
+    summary = folder_document(2.5)["summary"]
+    assert summary["fast_p"] == {"1": 0.5, "1.5": 0.25, "2": 0.25}
+    assert summary["geometric_mean"] == pytest.approx((2.5 * 1.2) ** 0.5)
+    assert FolderReport("none", ()).summary()["geometric_mean"] is None
+
+
+def test_csv_has_a_line_per_variant() -> None:
+    rows = list(csv.DictReader(io.StringIO(csv_text(report(2.0).as_dict()))))
+    assert [row["name"] for row in rows] == ["eager", "new.py", "broken.py"]
+    assert float(rows[1]["seconds"]) == 0.005
+    assert rows[2]["seconds"] == "" and rows[2]["reason"] == "it <broke>"
+    assert [row["measurement"] for row in csv.DictReader(io.StringIO(csv_text(folder_document())))][::2] == [
+        "a.py",
+        "b.py",
+    ]
+
+
+def test_sweep_goes_on_where_a_value_does_not_fit() -> None:
+    def measure(value: str) -> Report:
+        if value == "512":
+            raise MemoryShortError("not enough memory on cpu")
+        return report(float(value))
+
+    name, values = parse_sweep("batch_size=1,8,512,8")
+    found = sweep("model.py", name, values, measure, lambda text: None)
+    assert [(p.value, p.reason) for p in found.points] == [("1", ""), ("8", ""), ("512", "not enough memory on cpu")]
+    document = found.as_dict()
+    assert [label for label, _ in measurements(document)] == ["batch_size=1", "batch_size=8"]
+    for text in ("batch_size", "=1,2", "batch size=1", "batch_size=,"):
+        with pytest.raises(UsageError):
+            parse_sweep(text)
+
+
+def test_reading_back(tmp_path: Path) -> None:
+    path = tmp_path / "times.json"
+    path.write_text(report(2.0).json())
+    assert read(path) == report(2.0).as_dict()
+    path.write_text(json.dumps({"schema": "modelnew.optimize/1", "bench": report(3.0).as_dict()}))
+    assert read(path)["variants"][1]["ratio"] == 3.0
+    for text in ("{", "[]", '{"schema": "something/1"}', '{"schema": "modelnew.optimize/1"}'):
+        path.write_text(text)
+        with pytest.raises(BenchError):
+            read(path)
+    with pytest.raises(BenchError, match="cannot be read"):
+        read(tmp_path / "missing.json")
+
+
+def documents() -> list[dict[str, Any]]:
+    swept = sweep("model.py", "batch_size", ["1", "8"], lambda value: report(float(value) + 1), lambda text: None)
+    named = sweep("model.py", "kind", ["'a'", "'b'"], lambda value: report(2.0), lambda text: None)
+    return [
+        report(2.0).as_dict(),
+        report(2.0, flops=10**9).as_dict(),
+        swept.as_dict(),
+        named.as_dict(),
+        folder_document(),
+    ]
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_pages_stand_alone_and_their_text_follows_the_reader(number: int) -> None:
+    pytest.importorskip("matplotlib")
+    text = page(documents()[number], explanation="kernel <one>", source="a < b && c")
+    assert "kernel &lt;one&gt;" in text and "a &lt; b &amp;&amp; c" in text
+    assert "<script" not in text and "<link" not in text and 'src="' not in text
+    assert "it <broke>" not in text
+    assert "<svg" in text and "currentColor" in text
+    assert "#010203" not in text and "#000000" not in text  # ink that would vanish on a dark background
+
+
+def test_pictures_in_files(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    document = documents()[1]
+    path = tmp_path / "picture.png"
+    draw(document, path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert picture(document) == picture(document)
+    with pytest.raises(UsageError, match=r"\.svg or \.png"):
+        draw(document, tmp_path / "picture.pdf")
+    with pytest.raises(OutputError):
+        draw(document, tmp_path / "missing" / "picture.svg")

@@ -1,0 +1,22 @@
+from collections.abc import Callable, Iterator
+
+from tests.simt import programs
+import pytest
+from tests.simt.harness import Program
+
+
+@pytest.fixture(scope="session")
+def program() -> Iterator[Callable[[str], Program]]:
+    """Gives the running program of a name in programs.BUILDS."""
+    running: dict[str, Program] = {}
+
+    def get(name: str) -> Program:
+        if name not in running:
+            programs.wait_for(name)
+            source, define = programs.BUILDS[name]
+            running[name] = Program(source, [define])
+        return running[name]
+
+    yield get
+    for each in running.values():
+        each.close()

@@ -1,0 +1,129 @@
+"""The kernels that the SIMT tests run: bodies as the renderer writes them, for the storage type MN_T."""
+
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from tests.simt.harness import build
+
+POINTWISE = """
+#include "cuda/pointwise.cuh"
+using T = MN_T;
+using C = mn::compute_t<T>;
+struct square_body {
+  MN_FN auto operator()(C x) const { return mn::values(x * x); }
+};
+MN_EXPORT int launch_square(void* y, const void* x, const int64_t* plan, mn::queue queue) {
+  return mn::pointwise<square_body, mn::types<T>, mn::types<T>>({y}, {x}, plan, queue);
+}
+struct scale_shift_body {
+  MN_FN auto operator()(C x, C a, C b) const { return mn::values(x * a + b); }
+};
+MN_EXPORT int launch_scale_shift(void* y, const void* x, const void* a, const void* b, const int64_t* plan, mn::queue queue) {
+  return mn::pointwise<scale_shift_body, mn::types<T>, mn::types<T, T, T>>({y}, {x, a, b}, plan, queue);
+}
+"""
+
+# Storage types of 1, 2, 4 and 8 bytes together, two outputs.
+MIXED = """
+#include "cuda/pointwise.cuh"
+struct mixed_body {
+  MN_FN auto operator()(float x, int64_t k, bool c, float h) const {
+    return mn::values(mn::where(c, x, h), k + int64_t(c));
+  }
+};
+MN_EXPORT int launch_mixed(void* y, void* n, const void* x, const void* k, const void* c, const void* h, const int64_t* plan,
+                    mn::queue queue) {
+  return mn::pointwise<mixed_body, mn::types<mn::half, int64_t>, mn::types<float, int64_t, bool, mn::half>>(
+      {y, n}, {x, k, c, h}, plan, queue);
+}
+struct fill_body {
+  MN_FN auto operator()() const { return mn::values(1.5f); }
+};
+MN_EXPORT int launch_fill(void* y, const int64_t* plan, mn::queue queue) {
+  return mn::pointwise<fill_body, mn::types<float>, mn::types<>>({y}, {}, plan, queue);
+}
+"""
+
+SOFTMAX = """
+#include <math.h>
+#include "cuda/rows.cuh"
+using T = MN_T;
+using C = mn::compute_t<T>;
+struct softmax_body {
+  template <class Row> MN_FN void operator()(Row& row) const {
+    auto x = row.template load<0>();
+    auto m = row.reduce(mn::max<C>{}, [=](C x) { return x; }, x);
+    auto e = row.keep([=](C x) { return C(exp(x - m)); }, x);
+    auto s = row.reduce(mn::sum<C>{}, [=](C e) { return e; }, e);
+    row.template store<0>([=](C e) { return e / s; }, e);
+  }
+};
+MN_EXPORT int launch_softmax(void* y, const void* x, const int64_t* plan, mn::queue queue) {
+  return mn::rows<softmax_body, mn::types<T>, mn::types<T>>({y}, {x}, plan, queue);
+}
+"""
+
+# A weight that all rows share, a value per row, two outputs per element and one per row, several reductions in one sweep.
+NORM = """
+#include <math.h>
+#include "cuda/rows.cuh"
+using T = MN_T;
+using C = mn::compute_t<T>;
+struct norm_body {
+  template <class Row> MN_FN void operator()(Row& row) const {
+    auto x = row.template load<0>();
+    const C shift = row.template scalar<2>();
+    const C n = C(row.size());
+    auto both = row.reduce(mn::together(mn::sum<C>{}, mn::max<C>{}), [=](C x) { return mn::values(x, x); }, x);
+    const C mean = mn::get<0>(both) / n;
+    auto d = row.keep([=](C x) { return x - mean; }, x);
+    const C variance = row.reduce(mn::sum<C>{}, [=](C d) { return d * d; }, d) / n;
+    const C scale = C(1) / C(sqrt(variance + C(1e-5)));
+    auto w = row.template load<1>();
+    auto i = row.index();
+    row.template store<0, 1>([=](C d, C w, int64_t i) { return mn::values(d * scale * w + shift, i * 2); }, d, w, i);
+    row.template put<2>(mn::get<1>(both));
+  }
+};
+MN_EXPORT int launch_norm(void* y, void* twice, void* top, const void* x, const void* w, const void* shift, const int64_t* plan,
+                   mn::queue queue) {
+  return mn::rows<norm_body, mn::types<T, int64_t, C>, mn::types<T, T, T>>({y, twice, top}, {x, w, shift}, plan, queue);
+}
+struct total_body {
+  template <class Row> MN_FN void operator()(Row& row) const {
+    auto x = row.template load<0>();
+    row.template put<0>(row.reduce(mn::sum<C>{}, [=](C x) { return x; }, x));
+  }
+};
+MN_EXPORT int launch_total(void* y, const void* x, const int64_t* plan, mn::queue queue) {
+  return mn::rows<total_body, mn::types<T>, mn::types<T>>({y}, {x}, plan, queue);
+}
+"""
+
+BUILDS = {
+    "pointwise float": (POINTWISE, "MN_T=float"),
+    "pointwise half": (POINTWISE, "MN_T=mn::half"),
+    "pointwise int8": (POINTWISE, "MN_T=int8_t"),
+    "pointwise double": (POINTWISE, "MN_T=double"),
+    "mixed": (MIXED, "MN_T=float"),
+    "softmax float": (SOFTMAX, "MN_T=float"),
+    "softmax half": (SOFTMAX, "MN_T=mn::half"),
+    "norm float": (NORM, "MN_T=float"),
+    "norm double": (NORM, "MN_T=double"),
+}
+
+_builders = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1))
+_started: dict[str, "Future[Path]"] = {}
+
+
+def start_builds() -> None:
+    """All compilers at once, as many as there are cores; a test waits for its own program only."""
+    for name, (source, define) in BUILDS.items():
+        if name not in _started:
+            _started[name] = _builders.submit(build, source, [define])
+
+
+def wait_for(name: str) -> None:
+    start_builds()
+    _started[name].result()

@@ -1,0 +1,110 @@
+"""Faults planted in the device library are caught: that the other tests pass then means something.
+
+All faults are compiled into one copy of the library; the environment variable FAULT says which one strikes.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from tests.simt.harness import DEVICE, ORDERS, Program, SimtError
+from tests.simt.launches import H200, SMALL, SPREAD, Device, misaligned, pointwise, rows
+from tests.simt.programs import POINTWISE, SOFTMAX
+
+Run = Callable[[Program], None]
+
+
+class Fault(NamedTuple):
+    name: str
+    header: str
+    right: str  # text of the header
+    wrong: str  # what stands there instead; IF: this fault strikes
+    run: Run
+    said: str  # part of the message; "" where only the result is wrong
+
+
+def square(*shape: int, turned: bool = False, offset: int = 0) -> Run:
+    def run(program: Program) -> None:
+        x = misaligned(np.random.default_rng(1).standard_normal(shape).astype(np.float32), offset)
+        x = x.T if turned else x
+        y = np.empty(x.shape, np.float32)
+        pointwise(program, "square", [y], [x], H200._replace(sms=1))
+        assert (y == x * x).all()
+
+    return run
+
+
+def softmax(count: int, size: int, axis: int = 1, device: Device = H200) -> Run:
+    def run(program: Program) -> None:
+        x = np.random.default_rng(2).standard_normal((count, size)).astype(np.float32) + 3
+        e = np.exp(x.astype(np.float64) - x.max(axis, keepdims=True))
+        truth = e / e.sum(axis, keepdims=True)
+        y = np.empty_like(x)
+        for order in ORDERS:
+            rows(program, "softmax", [y], [x], [axis], sweeps=3, on_chip=8, device=device, orders=(order,))
+            assert np.abs(y - truth).max() <= 1e-6 * truth.max()
+
+    return run
+
+
+CLUSTERS = SMALL._replace(sms=16, shared_per_block=14 << 10)
+POINTWISE_FAULTS = [
+    Fault("load beyond the tail", "pointwise.cuh", "if (i < vectors) x[u]", "if (i < vectors + IF) x[u]", square(4099), "heap-buffer-overflow"),
+    Fault("tail not written", "pointwise.cuh", "loose = elements - vectors * V;", "loose = elements - vectors * V - IF;", square(4099), "were not written"),
+    Fault("overlapping tiles", "pointwise.cuh", "const int64_t first = int64_t(blockIdx.x) * (U * blockDim.x)", "const int64_t first = int64_t(blockIdx.x) * (U * blockDim.x - IF)", square(9000), "written twice"),
+    Fault("no barrier in a tile", "transpose.cuh", "  __syncthreads();", "  if (!IF) __syncthreads();", square(50, 100, turned=True), ""),
+    Fault("wrong shift", "memory.cuh", "misaligned & 4 ? w[i + 1]", "misaligned & 4 ? w[i + !IF]", square(60, offset=1), ""),
+]  # fmt: skip
+ROW_FAULTS = [
+    Fault("no barrier in a block", "group.cuh", "= value;\n    __syncthreads();\n    return combine_lanes", "= value;\n    if (!IF) __syncthreads();\n    return combine_lanes", softmax(2, 3000), ""),
+    Fault("one set of partial results", "group.cuh", "(round & 1) * (scratch_bytes / 2));\n    const int lane", "(round & !IF) * (scratch_bytes / 2));\n    const int lane", softmax(2, 3000), ""),
+    Fault("wrong lane mask", "group.cuh", "__shfl_xor_sync(0xffffffffu", "__shfl_xor_sync(IF ? 0x0fffffffu : 0xffffffffu", softmax(2, 64), "mask"),
+    Fault("half the lanes", "group.cuh", "distance = lanes / 2;", "distance = lanes / (2 + 2 * IF);", softmax(2, 300), ""),
+    Fault("no barrier before reuse", "group.cuh", "    __syncthreads();  // the next reduction", "    if (!IF) __syncthreads();  // the next reduction", softmax(60, 40, 0), ""),
+    Fault("no cluster barrier", "group.cuh", "    barrier();\n    value = mine[0];", "    if (!IF) barrier();\n    value = mine[0];", softmax(2, 8200, 1, CLUSTERS), ""),
+    Fault("no grid barrier", "group.cuh", "while (__ldcv(arrived) < all)", "while (!IF && __ldcv(arrived) < all)", softmax(1, 40000, 1, SPREAD), ""),
+    Fault("a block too few at the barrier", "group.cuh", "(round + 1ull) * blocks;", "(round + 1ull) * (blocks + IF);", softmax(1, 40000, 1, SPREAD), "deadlock"),
+    Fault("vector beyond the row", "row_program.cuh", "return first < N(elements) && first > -V;", "return first < N(elements) + V * IF && first > -V;", softmax(1, 36), ""),
+    Fault("elements beyond the row", "row_program.cuh", "if (whole || has(first + v)) chain", "if (whole || IF || has(first + v)) chain", softmax(3, 37), ""),
+    Fault("overlapping vectors", "rows_chunks.cuh", "int64_t(step) * stride", "int64_t(step) * (stride - V * IF)", softmax(9, 9000, 1, H200._replace(sms=2)), "written twice"),
+]  # fmt: skip
+
+
+def with_faults(folder: Path, faults: list[Fault]) -> Path:
+    """A copy of the device library that has every fault, each waiting for its number."""
+    device = folder / "device"
+    shutil.copytree(DEVICE, device)
+    for number, fault in enumerate(faults, 1):
+        header = device / "cuda" / fault.header
+        text = header.read_text()
+        assert text.count(fault.right) == 1, f"{fault.header} has {text.count(fault.right)} times {fault.right!r}"
+        header.write_text(text.replace(fault.right, fault.wrong.replace("IF", f"(planted_fault == {number})")))
+    launch = device / "cuda" / "launch.cuh"
+    text = launch.read_text().replace("namespace mn {", "#include <cstdlib>\nstatic const int planted_fault = atoi(getenv(\"FAULT\"));\nnamespace mn {", 1)
+    launch.write_text(text)
+    return device
+
+
+@pytest.fixture(scope="module")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {
+        POINTWISE: with_faults(tmp_path_factory.mktemp("pointwise"), POINTWISE_FAULTS),
+        SOFTMAX: with_faults(tmp_path_factory.mktemp("rows"), ROW_FAULTS),
+    }
+
+
+CASES = [(POINTWISE, n, f) for n, f in enumerate(POINTWISE_FAULTS, 1)] + [(SOFTMAX, n, f) for n, f in enumerate(ROW_FAULTS, 1)]
+
+
+@pytest.mark.parametrize("source, number, fault", CASES, ids=[fault.name for _, _, fault in CASES])
+def test_a_planted_fault_is_caught(libraries: dict[str, Path], source: str, number: int, fault: Fault) -> None:
+    with Program(source, ["MN_T=float"], libraries[source], {"FAULT": "0"}) as program:
+        fault.run(program)
+    with Program(source, ["MN_T=float"], libraries[source], {"FAULT": str(number)}) as program:
+        with pytest.raises((SimtError, AssertionError)) as caught:
+            fault.run(program)
+    assert fault.said in str(caught.value)

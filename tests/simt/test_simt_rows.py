@@ -1,0 +1,136 @@
+"""Every plan for row programs, executed thread by thread against float64."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+from tests.simt.harness import Program
+from tests.simt.launches import H200, OLD, SMALL, SPREAD, Device, misaligned, rows
+
+Get = Callable[[str], Program]
+RANDOM = np.random.default_rng(11)
+EPS = {np.float32: 2.0**-23, np.float16: 2.0**-10, np.float64: 2.0**-52}
+
+
+def softmax(get: Get, x: np.ndarray, axes: Sequence[int], device: Device = H200, orders: Sequence[int] = (0, 1)) -> str:
+    """Runs and judges a softmax; returns the plan's kind."""
+    dtype = x.dtype.type
+    y = np.empty(x.shape, dtype)
+    name = "softmax half" if dtype is np.float16 else "softmax float"
+    plan = rows(get(name), "softmax", [y], [x], axes, sweeps=3, on_chip=8, device=device, orders=orders)
+    wide = x.astype(np.float64)
+    e = np.exp(wide - wide.max(tuple(axes), keepdims=True))
+    truth = e / e.sum(tuple(axes), keepdims=True)
+    worst = np.abs(y - truth).max()
+    assert worst <= 4 * EPS[dtype] * truth.max() + (2.0**-25 if dtype is np.float16 else 0), (worst, plan)
+    return plan.kind
+
+
+def random(shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
+    return RANDOM.standard_normal(shape).astype(dtype)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 15, 16, 17, 31, 32, 33, 63, 65, 127, 128, 129, 255, 257, 511, 513])
+def test_rows_in_registers(program: Get, size: int) -> None:
+    """Sizes around a vector, a lane's share, a warp's; more and fewer rows than a block has places for."""
+    for count in (1, 3, 70):
+        assert softmax(program, random((count, size)), [1]) == "registers"
+
+
+@pytest.mark.parametrize("size", [1023, 1024, 1025, 4097, 8189, 8192])
+def test_a_block_per_row_in_registers(program: Get, size: int) -> None:
+    assert softmax(program, random((2, size)), [1]) == "registers"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_rows_that_begin_anywhere(program: Get, dtype: type) -> None:
+    """Misaligned by each element offset: by the pointer, by the distance between rows, and not contiguous at all."""
+    vector = 16 // np.dtype(dtype).itemsize
+    for off in range(vector):
+        for size in (vector - 1, 4 * vector, 9 * vector + 1):
+            softmax(program, misaligned(random((3, size), dtype), off), [1])
+            softmax(program, random((3, size + off), dtype)[:, off:], [1], SMALL)
+    softmax(program, random((5, 90), dtype)[:, ::2], [1])
+    softmax(program, random((2, 40000), dtype)[:, 1::2], [1], SPREAD, orders=(0,))
+
+
+@pytest.mark.parametrize(
+    "shape, device, kind",
+    [
+        ((9, 8200), H200._replace(sms=4), "block"),
+        ((9, 8193), H200._replace(sms=4), "block"),
+        ((3, 20001), OLD._replace(sms=2), "block"),  # does not fit: read in every sweep
+        ((5, 8195), SMALL, "grid"),  # 10 blocks' worth of shared memory, 4 SMs: read in every sweep
+        ((5, 8200), SMALL._replace(sms=16, shared_per_block=14 << 10), "cluster"),
+        ((5, 10001), SMALL._replace(sms=16, shared_per_block=14 << 10), "cluster"),
+        ((3, 25003), SPREAD, "grid"),
+        ((1, 50001), SPREAD, "grid"),
+    ],
+)
+def test_long_rows(program: Get, shape: tuple[int, int], device: Device, kind: str) -> None:
+    found = softmax(program, random(shape), [1], device, orders=(0, 1))
+    assert found == kind or (kind == "grid" and found == "block")
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (31, 32), (33, 31), (100, 65), (65, 257), (1000, 33), (7, 300)])
+def test_rows_side_by_side(program: Get, shape: tuple[int, int]) -> None:
+    kinds = {softmax(program, random(shape), [0], device) for device in (H200, OLD)}
+    assert kinds == {"side by side"} or 1 in shape
+
+
+def test_rows_side_by_side_over_many_blocks(program: Get) -> None:
+    assert softmax(program, random((4000, 20)), [0], SPREAD, orders=(0, 1, 7)) == "side by side"
+
+
+@pytest.mark.parametrize("axes", [[0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2], [0, 3], [1, 3], [0, 2, 3], [1, 2, 3]])
+def test_any_set_of_dims(program: Get, axes: list[int]) -> None:
+    """Rows of one run, of several, and of runs that no two dims describe; contiguous and permuted."""
+    for size in (3, 8):
+        x = random((4, 5, 6, size))
+        softmax(program, x, axes)
+        softmax(program, x, axes, SMALL._replace(shared_per_block=24 << 10))
+        softmax(program, np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2), axes)
+        softmax(program, x[:, ::2, 1:], axes)
+
+
+def check_norm(get: Get, name: str, x: np.ndarray, device: Device) -> str:
+    """A body with several outputs and reductions; judged against float64."""
+    dtype = x.dtype.type
+    count, size = x.shape
+    w, shift = random((size,), dtype), random((count, 1), dtype)
+    y, twice, top = np.empty(x.shape, dtype), np.empty(x.shape, np.int64), np.empty((count, 1), dtype)
+    plan = rows(get(name), "norm", [y, twice, top], [x, w, shift], [1], sweeps=3, on_chip=3 * max(4, x.itemsize), device=device)
+    wide = x.astype(np.float64)
+    normal = (wide - wide.mean(1, keepdims=True)) / np.sqrt(wide.var(1, keepdims=True) + 1e-5)
+    truth = normal * w + shift
+    assert np.abs(y - truth).max() <= 16 * EPS[dtype] * np.abs(truth).max(), plan
+    assert (twice == 2 * np.arange(size)).all()
+    assert (top == x.max(1, keepdims=True)).all()
+    return plan.kind
+
+
+@pytest.mark.parametrize("name, dtype", [("norm float", np.float32), ("norm double", np.float64)])
+@pytest.mark.parametrize("device", [H200, SMALL, SPREAD])
+def test_several_outputs_reductions_and_a_shared_weight(program: Get, name: str, dtype: type, device: Device) -> None:
+    for shape in [(1, 1), (5, 7), (3, 64), (2, 1001), (3, 6003)]:
+        check_norm(program, name, misaligned(random(shape, dtype), 1), device)
+
+
+def test_nan_and_infinity_reach_every_thread(program: Get) -> None:
+    """A NaN anywhere in a row makes the whole row NaN, and no other row."""
+    for size in (5, 100, 3000):
+        x = random((4, size))
+        x[1, size // 2] = np.nan
+        x[2, size - 1] = -np.inf
+        y = np.empty_like(x)
+        rows(program("softmax float"), "softmax", [y], [x], [1], sweeps=3, on_chip=8)
+        assert np.isnan(y[1]).all() and not np.isnan(y[[0, 2, 3]]).any() and y[2, size - 1] == 0
+
+
+@pytest.mark.parametrize("device", [H200, SMALL, SPREAD])
+def test_sums_do_not_drift(program: Get, device: Device) -> None:
+    """The sum of one large and many small terms: no thread may add them in a single chain."""
+    x = np.full((1, 200_000), 0.1, np.float32)
+    y = np.empty((1, 1), np.float32)
+    rows(program("norm float"), "total", [y], [x], [1], sweeps=1, on_chip=4, device=device, orders=(0,))
+    assert abs(y[0, 0] / (200_000 * float(np.float32(0.1))) - 1) < 2e-7
