@@ -198,11 +198,13 @@ def above_table(found: dict[str, float]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="*", type=Path, help="CUDA sources; the library's own test bodies where none is given")
+    parser.add_argument("--only", default="", help="of the library's own test bodies, those whose name has this in it")
     parser.add_argument("--arch", action="append", help=f"architecture, may be repeated (default: those of {', '.join(ARCHS)} that CI takes)")
     parser.add_argument("--define", action="append", default=[], help="macro for the given files, such as MN_T=float")
     parser.add_argument("--write", action="store_true", help="renew the committed table")
     options = parser.parse_args()
-    cases = [Case(f.stem, f.read_text(), tuple(options.define), ARCHS) for f in options.files] or default_cases()
+    given = [Case(f.stem, f.read_text(), tuple(options.define), ARCHS) for f in options.files]
+    cases = given or [case for case in default_cases() if options.only in case.name]
     results = check(cases, tuple(options.arch) if options.arch else None)
     complaints = [f"{r.case} for {r.arch}: {c}" for r in results for c in r.complaints]
     for r in results:

@@ -88,7 +88,7 @@ struct norm_body {
 };
 MN_EXPORT int launch_norm(void* y, void* twice, void* top, const void* x, const void* w, const void* shift, const int64_t* plan,
                    mn::queue queue) {
-  return mn::rows<norm_body, mn::types<T, int64_t, C>, mn::types<T, T, T>>({y, twice, top}, {x, w, shift}, plan, queue);
+  return mn::rows<norm_body, mn::types<T, int32_t, C>, mn::types<T, T, T>>({y, twice, top}, {x, w, shift}, plan, queue);
 }
 struct total_body {
   template <class Row> MN_FN void operator()(Row& row) const {

@@ -98,7 +98,7 @@ def check_norm(get: Get, name: str, x: np.ndarray, device: Device) -> str:
     dtype = x.dtype.type
     count, size = x.shape
     w, shift = random((size,), dtype), random((count, 1), dtype)
-    y, twice, top = np.empty(x.shape, dtype), np.empty(x.shape, np.int64), np.empty((count, 1), dtype)
+    y, twice, top = np.empty(x.shape, dtype), np.empty(x.shape, np.int32), np.empty((count, 1), dtype)
     plan = rows(get(name), "norm", [y, twice, top], [x, w, shift], [1], sweeps=3, on_chip=3 * max(4, x.itemsize), device=device)
     wide = x.astype(np.float64)
     normal = (wide - wide.mean(1, keepdims=True)) / np.sqrt(wide.var(1, keepdims=True) + 1e-5)

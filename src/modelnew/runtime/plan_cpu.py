@@ -15,6 +15,7 @@ _GRAIN = 4096  # elements that are worth a thread
 _SHORT = 256  # below this many elements in the innermost dim, several runs share a tile
 _TURNED = 128  # rows of a block that is read across: so many neighbours are fetched in one go
 _KEPT = 1 << 20  # bytes of a row that a thread keeps in its memory
+_NARROW = 16  # rows of so few elements are taken side by side
 _LANES = 256  # rows side by side: `most_lanes` in device/cpu/row_columns.h
 
 
@@ -124,7 +125,7 @@ def _neighbours(layout: RowLayout) -> Optional[int]:
             near = [d for d in range(len(outer)) if 0 < abs(outer[d]) < abs(inner[-1]) and layout.outer[d] > 1]
             if near:
                 return min(near, key=lambda d: abs(outer[d]))
-    if layout.row_size <= 64 and layout.outer[-1] >= 16:
+    if layout.row_size <= _NARROW and layout.outer[-1] >= 16:
         return len(layout.outer) - 1
     return None
 

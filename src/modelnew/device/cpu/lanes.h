@@ -7,13 +7,27 @@ namespace mn {
 
 constexpr int64_t fold_width = 16;
 
+// What a functor returned, in the type (or types) that the reduction works in.
+template <class R, class V>
+MN_FN typename R::type reduced_value(V v) {
+  if constexpr (std::is_arithmetic<V>::value) {
+    return cast<typename R::type>(v);
+  } else {
+    return v;
+  }
+}
+
 // Accumulators of one reduction; a pack of reductions has one array for each.
 template <class R, int64_t Count>
 struct accumulators {
   alignas(64) typename R::type lane[Count];
 
+  // `count`: a multiple of fold_width, up to Count rounded up to one
   MN_FN void clear(int64_t count) {
-    for (int64_t l = 0; l < count; ++l) lane[l] = R::identity();
+    for (int64_t first = 0; first < count; first += fold_width) {
+      for (int64_t l = 0; l < fold_width; ++l) lane[first + l] = R::identity();
+      asm volatile("" ::: "memory");  // or GCC makes one call of memset of it, which costs more than all the stores
+    }
   }
   template <class V>
   MN_FN void add(int64_t l, V value) {
@@ -24,14 +38,16 @@ struct accumulators {
   }
   MN_FN typename R::type at(int64_t l) const { return lane[l]; }
 
-  // All of `count` accumulators, a multiple of fold_width: vector by vector, then the halves of one vector.
-  MN_FN typename R::type total(int64_t count) const {
+  // All of `count` accumulators, a multiple of fold_width: the upper half of the vectors onto the lower, then within one vector.
+  MN_FN typename R::type total(int64_t count) {
+    while (count > fold_width) {
+      const int64_t half = (count / fold_width + 1) / 2 * fold_width;
+#pragma omp simd
+      for (int64_t l = 0; l < count - half; ++l) lane[l] = R::combine(lane[l], lane[l + half]);
+      count = half;
+    }
     typename R::type v[fold_width];
     for (int64_t l = 0; l < fold_width; ++l) v[l] = lane[l];
-    for (int64_t first = fold_width; first < count; first += fold_width) {
-#pragma omp simd
-      for (int64_t l = 0; l < fold_width; ++l) v[l] = R::combine(v[l], lane[first + l]);
-    }
     return halves<fold_width / 2>(v);
   }
 
@@ -59,7 +75,7 @@ struct accumulators<together_of<R...>, Count> {
   }
   MN_FN void merge(const accumulators& other, int64_t count) { merge_at(other, count, indices{}); }
   MN_FN pack<typename R::type...> at(int64_t l) const { return at_of(l, indices{}); }
-  MN_FN pack<typename R::type...> total(int64_t count) const { return total_of(count, indices{}); }
+  MN_FN pack<typename R::type...> total(int64_t count) { return total_of(count, indices{}); }
 
  private:
   template <size_t... I>
@@ -79,13 +95,13 @@ struct accumulators<together_of<R...>, Count> {
     return values(get<I>(part).at(l)...);
   }
   template <size_t... I>
-  MN_FN pack<typename R::type...> total_of(int64_t count, detail::indices<I...>) const {
+  MN_FN pack<typename R::type...> total_of(int64_t count, detail::indices<I...>) {
     return values(get<I>(part).total(count)...);
   }
 };
 
 // So many that the additions of one accumulator, each waiting for the last, do not hold up the loads.
-constexpr int64_t lane_count = 256;
+constexpr int64_t lane_count = 128;
 
 // Accumulators in levels: after `fan` terms a level is added to the next and begins again, so that no sum is a long chain.
 template <class R, int64_t Count>
@@ -134,14 +150,25 @@ struct reduction {
 
   template <class Element>
   MN_FN void add(int64_t n, const Element& element) {
-    for (int64_t i = 0; i < n; i += lanes) {
+    int64_t i = 0, terms = 0;
+    for (; i + 2 * lanes <= n; i += 2 * lanes, ++terms) {
+#pragma omp simd
+      for (int64_t l = 0; l < lanes; ++l) sums.level[0].add(l, R::combine(value(element(i + l)), value(element(i + lanes + l))));
+    }
+    for (; i < n; i += lanes, ++terms) {
       const int64_t count = n - i < lanes ? n - i : lanes;
 #pragma omp simd
-      for (int64_t l = 0; l < count; ++l) sums.level[0].add(l, element(i + l));
-      sums.added(1, lanes);
+      for (int64_t l = 0; l < count; ++l) sums.level[0].add(l, value(element(i + l)));
     }
+    sums.added(terms, lanes);
   }
   MN_FN typename R::type total() { return sums.finish(lanes).total(lanes); }
+
+ private:
+  template <class V>
+  MN_FN static typename R::type value(V v) {
+    return reduced_value<R>(v);
+  }
 };
 
 }  // namespace mn

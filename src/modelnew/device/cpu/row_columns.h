@@ -209,8 +209,8 @@ class column_row {
 
   template <class R, class Element>
   void run_reduce(const Element* all, cascade<R, most_lanes>& sums, typename R::type* found) {
-    const int64_t lanes = block_.lanes;
-    sums.start(lanes);
+    const int64_t lanes = block_.lanes, padded = (lanes + fold_width - 1) / fold_width * fold_width;
+    sums.start(padded);
     block_.sweep([&] {
       const auto view = block_.view(all[0]);
       for (int64_t first = 0; first < block_.depth; first += sums.fan) {
@@ -219,10 +219,10 @@ class column_row {
 #pragma omp simd
           for (int64_t l = 0; l < lanes; ++l) sums.level[0].add(l, detail::column_element(all[l], view, d, l));
         }
-        sums.added(last - first, lanes);
+        sums.added(last - first, padded);
       }
     });
-    const auto& total = sums.finish(lanes);
+    const auto& total = sums.finish(padded);
     for (int64_t l = 0; l < lanes; ++l) found[l] = total.at(l);
   }
 

@@ -105,9 +105,9 @@ class row_tiles {
 
   // Go to tile `index`.
   void seek(int64_t index) {
-    plane_ = index / per_plane_;
-    row_ = index % per_plane_ / across_ * layout_.head.b;
-    column_ = index % across_ * layout_.head.c;
+    plane_ = index == 0 ? 0 : index / per_plane_;
+    row_ = index == 0 ? 0 : index % per_plane_ / across_ * layout_.head.b;
+    column_ = index == 0 ? 0 : index % across_ * layout_.head.c;
     enter_plane();
   }
   void next() {

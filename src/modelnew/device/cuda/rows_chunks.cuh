@@ -104,7 +104,7 @@ struct chunk_row : row_program<chunk_row<Outs, Ins, Width, Across>, Outs, Ins, W
     constexpr int bytes = sizeof(pack<typename H::raw...>);
     constexpr int unit = V == 1 ? widest : 16;
     constexpr int most = V == 1 ? 8 : (H::plain && ...) ? 6 : 4;
-    constexpr int flight = bytes <= unit ? most : bytes <= 2 * unit ? most / 2 : V == 1 ? 2 : 1;
+    constexpr int flight = bytes <= unit ? most : bytes <= 2 * unit && V <= 4 ? most / 2 : V == 1 ? 2 : 1;
 #pragma unroll 1
     for (int step = 0; step < steps; step += flight) {
       const int64_t begin = first(step);
