@@ -53,4 +53,6 @@ def assert_closer(new: torch.Tensor, eager: torch.Tensor, truth: torch.Tensor, s
     scale = float(truth[finite].abs().max())
     ours = float((wide - truth)[finite].abs().max())
     theirs = float((eager.double() - truth)[finite].abs().max())
-    assert ours <= 2 * theirs + slack * torch.finfo(new.dtype).eps * scale, f"{ours:.3g} against eager's {theirs:.3g}, scale {scale:.3g}"
+    assert ours <= 2 * theirs + slack * torch.finfo(new.dtype).eps * scale, (
+        f"{ours:.3g} against eager's {theirs:.3g}, scale {scale:.3g}"
+    )

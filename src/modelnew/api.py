@@ -59,7 +59,9 @@ def optimize(model: nn.Module, *inputs: object) -> nn.Module:
     Raises CaptureError where the model's graph cannot be read, UnsupportedError for complex, quantised or sparse tensors.
     """
     if not isinstance(model, nn.Module):
-        raise UsageError(f"optimize takes a module, not a {type(model).__name__}", hint="modelnew.optimize(model, *inputs)")
+        raise UsageError(
+            f"optimize takes a module, not a {type(model).__name__}", hint="modelnew.optimize(model, *inputs)"
+        )
     program = compile_source(LiveModule(model, inputs))
     program = with_products(program, frozenset(faster_products(program.captured)))
     name = type(model).__name__
@@ -95,7 +97,9 @@ def explain(model: nn.Module, *inputs: object) -> Explanation:
     """What `optimize` would fuse, and why not more. Nothing is built or run."""
     live = LiveModule(model, inputs)
     program = compile_source(live)
-    origin = Origin(type(model).__name__, None, "modelnew.optimize", modelnew.__version__, imports="# the model's class")
+    origin = Origin(
+        type(model).__name__, None, "modelnew.optimize", modelnew.__version__, imports="# the model's class"
+    )
     return Explanation(program, None, render_file(program, model, origin), with_source=True)
 
 
@@ -212,7 +216,9 @@ def _compile_file(
     measure: let a measurement choose between the libraries that compute a product.
     """
     if show is not None and show not in (*PASSES, "all"):
-        raise UsageError(f"there is no pass {show!r}", doing="reading --show", hint=f"Choose from {', '.join(PASSES)}, all.")
+        raise UsageError(
+            f"there is no pass {show!r}", doing="reading --show", hint=f"Choose from {', '.join(PASSES)}, all."
+        )
     progress(f"reading {path.name}")
     problem = Problem.load(path, overrides)
     source = _ProblemSource(problem, device, dtype)

@@ -271,7 +271,10 @@ def _all_ones(source: Source, program: Program) -> tuple[nn.Module, list[Any]]:
     flat, spec = pytree.tree_flatten(tuple(inputs))
     nodes = {leaf.node: i for i, leaf in enumerate(program.captured.leaves) if leaf.node is not None}
     for node, i in nodes.items():
-        shape = [1 if is_open(open_size) else size for open_size, size in zip(node.meta["val"].shape, flat[i].shape, strict=True)]
+        shape = [
+            1 if is_open(open_size) else size
+            for open_size, size in zip(node.meta["val"].shape, flat[i].shape, strict=True)
+        ]
         with flat[i].fake_mode:
             flat[i] = flat[i].new_empty(shape)
     return model, list(pytree.tree_unflatten(flat, spec))

@@ -228,7 +228,15 @@ def test_an_elementwise_model_takes_any_shape():
 
     new = modelnew.optimize(Chain(), torch.randn(4, 5))
     base = torch.randn(6, 7, 8, 9)
-    cases = [torch.tensor(0.5), torch.randn(3), torch.randn(0, 4), base, base.permute(3, 0, 2, 1), base[:, ::2, 1:], base[:1].expand(5, 7, 8, 9)]
+    cases = [
+        torch.tensor(0.5),
+        torch.randn(3),
+        torch.randn(0, 4),
+        base,
+        base.permute(3, 0, 2, 1),
+        base[:, ::2, 1:],
+        base[:1].expand(5, 7, 8, 9),
+    ]
     cases.append(torch.randn(101)[1:])
     for x in cases:
         ran, result = ran_on_kernels(new, x)

@@ -9,7 +9,26 @@ import torch.nn.functional as F
 from tests.compiled import Function, assert_closer, compiled
 
 FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
-SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 3.0, -3.0, 6.0, 20.0, -20.0, 88.0, -88.0, 1e-3, -1e-3, math.inf, -math.inf, math.nan]
+SPECIAL = [
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    0.5,
+    -0.5,
+    3.0,
+    -3.0,
+    6.0,
+    20.0,
+    -20.0,
+    88.0,
+    -88.0,
+    1e-3,
+    -1e-3,
+    math.inf,
+    -math.inf,
+    math.nan,
+]
 
 
 def values(dtype):

@@ -94,7 +94,9 @@ def test_norms(dtype):
     x, image = torch.randn(7, 5, 96).to(dtype), torch.randn(3, 6, 9, 11).to(dtype)
     one = Function(lambda s, x: (s.norm(x), s.rms(x), F.log_softmax(x, -1)), norm=nn.LayerNorm(96), rms=nn.RMSNorm(96))
     judge(one.to(dtype), x)
-    two = Function(lambda s, x: (F.silu(s.group(x)), s.batch.eval()(x)), group=nn.GroupNorm(3, 6), batch=nn.BatchNorm2d(6))
+    two = Function(
+        lambda s, x: (F.silu(s.group(x)), s.batch.eval()(x)), group=nn.GroupNorm(3, 6), batch=nn.BatchNorm2d(6)
+    )
     judge(two.to(dtype), image)
 
 

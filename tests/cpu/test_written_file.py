@@ -38,7 +38,9 @@ print(json.dumps({"same": same, "error": error, "calls": sum(new.kernels.calls.v
 def write(example, folder, **settings):
     overrides = {**SMALL.get(example, {}), **settings}
     output = folder / f"{example}_new.py"
-    return api.optimize_file(EXAMPLES / f"{example}.py", output=output, overrides=overrides, device="cpu", check=False, bench=False)
+    return api.optimize_file(
+        EXAMPLES / f"{example}.py", output=output, overrides=overrides, device="cpu", check=False, bench=False
+    )
 
 
 def load(path):
@@ -53,7 +55,12 @@ def test_runs_without_modelnew(example, tmp_path):
     path = write(example, tmp_path).output
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, "-c", ALONE, str(path)], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", ALONE, str(path)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -80,7 +87,9 @@ def test_same_bytes_every_time(tmp_path):
 
 def test_a_kernel_changed_by_hand_is_what_runs(tmp_path):
     path = write("sigmoid", tmp_path).output
-    path.write_text(path.read_text().replace("return mn::values(mn::sigmoid(x));", "return mn::values(mn::sigmoid(x) + C(1));"))
+    path.write_text(
+        path.read_text().replace("return mn::values(mn::sigmoid(x));", "return mn::values(mn::sigmoid(x) + C(1));")
+    )
     new = load(path).ModelNew()
     x = torch.randn(10)
     with torch.no_grad():

@@ -14,17 +14,32 @@ IMAGE = torch.randn(2, 4, 8, 8)
 
 
 def layers():
-    return {"linear": nn.Linear(10, 7), "norm": nn.LayerNorm(10), "batch": nn.BatchNorm2d(4), "group": nn.GroupNorm(2, 4)}
+    return {
+        "linear": nn.Linear(10, 7),
+        "norm": nn.LayerNorm(10),
+        "batch": nn.BatchNorm2d(4),
+        "group": nn.GroupNorm(2, 4),
+    }
 
 
 CASES = {
-    "a chain is one kernel": (lambda s, x: torch.clamp(F.gelu(torch.tanh(1.5 * x + 0.3) * torch.sigmoid(x)), -1, 1), X, 1, []),
+    "a chain is one kernel": (
+        lambda s, x: torch.clamp(F.gelu(torch.tanh(1.5 * x + 0.3) * torch.sigmoid(x)), -1, 1),
+        X,
+        1,
+        [],
+    ),
     "softmax": (lambda s, x: x.softmax(-1), X, 1, []),
     "softmax over the first dim": (lambda s, x: x.softmax(0), X, 1, []),
     "norm, its affine and what follows": (lambda s, x: F.gelu(s.norm(x)), X, 1, []),
     "the bias leaves the product": (lambda s, x: torch.sigmoid(s.linear(x)).sum(1, keepdim=True), X, 1, ["linear"]),
     "batch norm with its statistics": (lambda s, x: F.hardswish(s.batch(x)), IMAGE, 1, ["add"]),
-    "group norm, seen through its reshapes": (lambda s, x: F.silu(s.group(x)) + x, IMAGE, 1, ["reshape"] * 3 + ["view"] * 2),
+    "group norm, seen through its reshapes": (
+        lambda s, x: F.silu(s.group(x)) + x,
+        IMAGE,
+        1,
+        ["reshape"] * 3 + ["view"] * 2,
+    ),
     "two results of one input": (lambda s, x: (x.sin(), x.cos()), X, 1, []),
     "two reductions of one input": (lambda s, x: (x.sum(1), x.amax(1)), X, 1, []),
     "reductions over other dims part": (lambda s, x: (x.sum(1), x.sum(0)), X, 2, []),

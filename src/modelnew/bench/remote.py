@@ -78,7 +78,10 @@ class RemoteSeat:
         timeout_s = 60 + 20 * self._calls * self.seconds
         answer, passed = self.worker.timed("sample", name=self.name, calls=self._calls, timeout_s=timeout_s)
         seconds = _believable(answer["seconds"])
-        self.watch.told.append(seconds * self._calls / max(passed - self._request_seconds, 1e-9))
+        passed -= self._request_seconds
+        if passed > LEAST_REMOTE_SAMPLE / 2:  # in shorter ones the request weighs too much
+            self.watch.told.append(seconds * self._calls / passed)
+        self.seconds = min(self.seconds, seconds)  # a first estimate that was too high would keep samples short
         return Turn((seconds,), answer["off_stream"])
 
     def _look_again(self) -> None:

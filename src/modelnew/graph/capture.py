@@ -150,7 +150,9 @@ def _capture_error(error: Exception) -> CaptureError:
     text = str(error)
     line = _source_line(error)
     first = next((part.strip() for part in text.splitlines() if part.strip()), type(error).__name__)
-    hint = "write this part with tensor operations only (no data-dependent Python, .item(), numpy or printing of values)"
+    hint = (
+        "write this part with tensor operations only (no data-dependent Python, .item(), numpy or printing of values)"
+    )
     if "data-dependent" in text or "Could not guard" in text or "GuardOnDataDependent" in type(error).__name__:
         hint = "a Python branch or size depends on a tensor's values: use torch.where, masks, or a fixed size instead"
     elif isinstance(error, (TypeError, RuntimeError, ValueError)) and "export" not in text[:80].lower():
@@ -174,7 +176,9 @@ def _source_line(error: BaseException) -> str:
 
 
 def _is_users(filename: str) -> bool:
-    return not any(part in filename for part in ("/torch/", "/modelnew/", "<frozen", "/sympy/", "importlib", "<string>", "<eval"))
+    return not any(
+        part in filename for part in ("/torch/", "/modelnew/", "<frozen", "/sympy/", "importlib", "<string>", "<eval")
+    )
 
 
 def _describe(model: nn.Module, exported: Any, args: tuple[object, ...]) -> Captured:
@@ -262,7 +266,8 @@ def _leaves(model: nn.Module, args: tuple[object, ...], placeholders: list[fx.No
     leaves = []
     for (path, value), node in zip(flat, placeholders, strict=True):
         is_tensor = isinstance(value, torch.Tensor)
-        reached = names[path[0].idx] + pytree.keystr(path[1:])
+        argument: Any = path[0]
+        reached = names[argument.idx] + pytree.keystr(path[1:])
         leaves.append(Leaf(reached, node if is_tensor else None, None if is_tensor else value))
     return tuple(leaves)
 
@@ -292,7 +297,7 @@ def _open_sizes(leaves: tuple[Leaf, ...]) -> dict[str, tuple[fx.Node, int]]:
 def _working_dtype(nodes: list[fx.Node]) -> torch.dtype | None:
     """The first floating dtype among inputs, then parameters: what the kernels' `T` stands for."""
     for node in nodes:
-        dtype = node.meta["val"].dtype
+        dtype: torch.dtype = node.meta["val"].dtype
         if dtype in FLOATING:
             return dtype
     return None

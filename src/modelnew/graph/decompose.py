@@ -77,6 +77,7 @@ def log_softmax(x: Tensor, dim: int, dtype: torch.dtype | bool | None = None) ->
 @decomposes(aten.logsumexp.default)
 def logsumexp(x: Tensor, dim: Sequence[int], keepdim: bool = False) -> Tensor:
     """A row whose maximum is infinite has no shift: inf - inf would be NaN where eager gives inf."""
+    dim = list(dim)
     largest = torch.amax(x, dim, keepdim=True)
     shift = torch.where(torch.abs(largest) == math.inf, 0.0, largest)
     total = torch.log(torch.sum(torch.exp(x - shift), dim, keepdim=True)) + shift
@@ -85,7 +86,12 @@ def logsumexp(x: Tensor, dim: Sequence[int], keepdim: bool = False) -> Tensor:
 
 @decomposes(aten.layer_norm.default)
 def layer_norm(
-    x: Tensor, shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5, _: bool = True
+    x: Tensor,
+    shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    _: bool = True,
 ) -> Tensor:
     dims = list(range(-len(shape), 0))
     centred = x - torch.mean(x, dims, keepdim=True)
@@ -115,7 +121,11 @@ def batch_norm_training(
 ) -> Any:
     """Returns also the saved statistics and the new running ones: the variance of those is unbiased."""
     if not training:
-        return (*batch_norm_inference(x, weight, bias, running_mean, running_var, momentum, eps), running_mean, running_var)
+        return (
+            *batch_norm_inference(x, weight, bias, running_mean, running_var, momentum, eps),
+            running_mean,
+            running_var,
+        )
     dims = [dim for dim in range(x.dim()) if dim != 1]
     mean = torch.mean(x, dims, keepdim=True)
     centred = x - mean
@@ -145,17 +155,23 @@ def batch_norm_inference(
 
 
 @decomposes(aten.var.correction)
-def var(x: Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False) -> Tensor:
+def var(
+    x: Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
+) -> Tensor:
     return _moments(x, dim, correction, keepdim)[0]
 
 
 @decomposes(aten.std.correction)
-def std(x: Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False) -> Tensor:
+def std(
+    x: Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
+) -> Tensor:
     return torch.sqrt(_moments(x, dim, correction, keepdim)[0])
 
 
 @decomposes(aten.var_mean.correction)
-def var_mean(x: Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False) -> Any:
+def var_mean(
+    x: Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
+) -> Any:
     return _moments(x, dim, correction, keepdim)
 
 
@@ -181,7 +197,12 @@ def group_norm(
 
 @decomposes(aten.linalg_vector_norm.default)
 def vector_norm(
-    x: Tensor, ord: float = 2, dim: Sequence[int] | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+    x: Tensor,
+    ord: float = 2,
+    dim: Sequence[int] | None = None,
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
 ) -> Any:
     x = x if dtype is None else x.to(dtype)
     dims = list(dim) if dim else list(range(x.dim()))
@@ -242,7 +263,7 @@ def _moments(x: Tensor, dim: Sequence[int] | None, correction: float | None, kee
     return (variance, mean) if keepdim else (_drop(variance, x, dims), _drop(mean, x, dims))
 
 
-def _count(x: Tensor, dims: Sequence[int]) -> Tensor:
+def _count(x: Tensor, dims: list[int]) -> Tensor:
     """How many elements a row has, as a reduction: the kernel knows it at run time, whatever the sizes are."""
     return torch.sum(torch.ones_like(x), dims, keepdim=True)
 

@@ -22,7 +22,9 @@ from modelnew.kernel.ops import POINTWISE, REDUCTIONS
 
 aten = torch.ops.aten
 Size = int | torch.SymInt
-CHEAP = frozenset({aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.neg.default, aten.relu.default, aten._to_copy.default})
+CHEAP = frozenset(
+    {aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.neg.default, aten.relu.default, aten._to_copy.default}
+)
 MAX_OPERANDS = 24  # pointers a kernel takes
 MAX_NODES = 256
 
@@ -58,7 +60,9 @@ def partition(graph: fx.Graph, accepts: Callable[[fx.Node], str | None]) -> Part
     exiled: set[fx.Node] = set()
     while True:
         result = _attempt(graph, accepts, exiled)
-        stuck = {node for region in result.regions for node in stored(region) if not storable(region, region.axes[node])}
+        stuck = {
+            node for region in result.regions for node in stored(region) if not storable(region, region.axes[node])
+        }
         if stuck <= exiled:
             return result
         exiled |= stuck
@@ -86,7 +90,9 @@ def stored(region: Region) -> list[fx.Node]:
 
     def leaves(node: fx.Node) -> bool:
         users = [user for user in node.users if user.target is not aten.sym_size.int]
-        return any(leaves(user) if is_axes_view(user) and user in region.axes else user not in region.axes for user in users)
+        return any(
+            leaves(user) if is_axes_view(user) and user in region.axes else user not in region.axes for user in users
+        )
 
     return [node for node in region.axes if not is_axes_view(node) and leaves(node)]
 
@@ -100,7 +106,8 @@ def storable(region: Region, axes: Axes) -> bool:
 
 def is_position(node: fx.Node) -> bool:
     """arange(n): the position along an axis."""
-    return node.target is aten.arange.start_step and node.args[0] == 0 and (len(node.args) < 3 or node.args[2] == 1)
+    plain = list(node.args[:1]) == [0] and list(node.args[2:]) in ([], [1])
+    return node.target is aten.arange.start_step and plain
 
 
 def same(a: Size, b: Size) -> bool:
@@ -297,7 +304,9 @@ class _Partitioner:
             return None
         return tuple(axes)
 
-    def _free_axis(self, dim: int, sizes: list[Size], axes: list[int | None], taken: set[int], region: Region) -> int | None:
+    def _free_axis(
+        self, dim: int, sizes: list[Size], axes: list[int | None], taken: set[int], region: Region
+    ) -> int | None:
         """The one axis of this size that lies between its neighbours' axes; by position where the ranks agree."""
         if len(sizes) == len(region.sizes) and dim not in taken and same(sizes[dim], region.sizes[dim]):
             return dim

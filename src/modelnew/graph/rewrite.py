@@ -72,7 +72,11 @@ def sink_reshapes(graph: fx.Graph, accepts: Accepts) -> None:
         assert isinstance(base, fx.Node)
         sizes = [_size(graph, node, base, dim) for dim in range(len(shape(base)))]
         args = tuple(
-            base if arg is view else insert(graph, node, aten.reshape.default, (arg, sizes)) if arg in tensors(node) else arg
+            base
+            if arg is view
+            else insert(graph, node, aten.reshape.default, (arg, sizes))
+            if arg in tensors(node)
+            else arg
             for arg in node.args
         )
         inner = insert(graph, node, node.target, args)
@@ -84,7 +88,9 @@ def sink_reshapes(graph: fx.Graph, accepts: Accepts) -> None:
 
 
 def _fused(node: Any, accepts: Accepts) -> bool:
-    return isinstance(node, fx.Node) and (node.target in POINTWISE or node.target in REDUCTIONS) and accepts(node) is None
+    return (
+        isinstance(node, fx.Node) and (node.target in POINTWISE or node.target in REDUCTIONS) and accepts(node) is None
+    )
 
 
 def _same_shape(a: fx.Node, b: fx.Node) -> bool:
@@ -138,9 +144,12 @@ def _reshaped(graph: fx.Graph, view: fx.Node, node: fx.Node, accepts: Accepts) -
     if not _hoistable(node, accepts):
         return insert(graph, view, view.target, (node, *view.args[1:]))
     args = tuple(
-        _reshaped(graph, view, arg, accepts) if isinstance(arg, fx.Node) and arg in tensors(node) else arg for arg in node.args
+        _reshaped(graph, view, arg, accepts) if isinstance(arg, fx.Node) and arg in tensors(node) else arg
+        for arg in node.args
     )
     new = insert(graph, view, node.target, args)
     new.kwargs = node.kwargs
-    new.meta.update({key: node.meta[key] for key in ("stack_trace", "from_node", "nn_module_stack") if key in node.meta})
+    new.meta.update(
+        {key: node.meta[key] for key in ("stack_trace", "from_node", "nn_module_stack") if key in node.meta}
+    )
     return new

@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from torch import fx
 
 FRAME = re.compile(r'File "([^"]+)", line (\d+), in [^\n]*\n\s*([^\n]*)')
-SILENT = frozenset({"to_copy", "to", "view", "unsqueeze", "squeeze", "permute", "transpose", "t", "alias", "detach", "expand"})
+SILENT = frozenset(
+    {"to_copy", "to", "view", "unsqueeze", "squeeze", "permute", "transpose", "t", "alias", "detach", "expand"}
+)
 SILENT_DIMS = frozenset({"getitem", "arange", "clone"})
 LONGEST = 5  # ops named in a kernel's name
 

@@ -27,7 +27,9 @@ def bytes_of(value: torch.Tensor) -> int:
 
 def traffic(captured: Captured) -> tuple[int, int]:
     """(bytes read, bytes written): each input and parameter that is used once, each result once."""
-    read = sum(bytes_of(n.meta["val"]) for n in captured.graph.nodes if n.op == "placeholder" and n.users and _is_tensor(n))
+    read = sum(
+        bytes_of(n.meta["val"]) for n in captured.graph.nodes if n.op == "placeholder" and n.users and _is_tensor(n)
+    )
     results = [leaf for leaf in pytree.tree_leaves(captured.returns) if isinstance(leaf, fx.Node)]
     results += [node for _, node in captured.mutations]
     written = sum(bytes_of(n.meta["val"]) for n in dict.fromkeys(results) if _is_tensor(n) and n.op != "placeholder")

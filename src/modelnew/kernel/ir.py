@@ -18,7 +18,17 @@ Kind = Literal["load", "index", "size", "const", "call", "cast", "round", "reduc
 FLOAT_TYPES = frozenset({"C", "float", "double"})
 NARROW_TYPES = frozenset({"int8_t", "uint8_t", "int16_t"})  # C++ computes these in int
 
-INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "bitand": "&", "bitor": "|", "bitxor": "^", "and": "&&", "or": "||"}
+INFIX = {
+    "add": "+",
+    "sub": "-",
+    "mul": "*",
+    "div": "/",
+    "bitand": "&",
+    "bitor": "|",
+    "bitxor": "^",
+    "and": "&&",
+    "or": "||",
+}
 REDUCTIONS = frozenset({"sum", "prod", "max", "min", "any", "all"})
 # Functions that cost more than a few instructions: worth keeping between sweeps instead of computing again.
 COSTLY = frozenset(

@@ -74,7 +74,9 @@ def why_not(node: fx.Node, types: Types) -> str | None:
     return None
 
 
-def lower(region: Region, types: Types, name_of: Callable[[fx.Node], str]) -> tuple[Kernel, list[fx.Node], list[fx.Node]]:
+def lower(
+    region: Region, types: Types, name_of: Callable[[fx.Node], str]
+) -> tuple[Kernel, list[fx.Node], list[fx.Node]]:
     """The region's kernel, with the nodes that are its operands and those whose values it stores.
 
     `name_of` gives a tensor the name that a reader knows it by. Raises NoDomain.
@@ -133,7 +135,11 @@ def _expressions(
             continue
 
         def value_of(source: fx.Node, node: fx.Node = node) -> Expr:
-            return values[source] if source in values else read(source, _read_axes(node, source, region.axes[node], region))
+            return (
+                values[source]
+                if source in values
+                else read(source, _read_axes(node, source, region.axes[node], region))
+            )
 
         values[node] = _expression(node, value_of, builder, types)
     return list(operands), tuple(builder.cast(values[node], types.compute(node.meta["val"].dtype)) for node in outputs)
@@ -160,8 +166,9 @@ def _expression(node: fx.Node, value_of: Callable[[fx.Node], Expr], builder: Bui
             if not isinstance(value.meta.get("val"), torch.Tensor):
                 raise NotExpressible("a number that is only known at run time")
             expr = value_of(value)
-            keep = wanted is None or (expr.ctype == "bool" and _is_mask(node, value))
-            return expr if keep else builder.cast(expr, wanted)
+            if wanted is None or (expr.ctype == "bool" and _is_mask(node, value)):
+                return expr
+            return builder.cast(expr, wanted)
         if value is None or isinstance(value, (bool, int, float, str)):
             return value
         raise NotExpressible(f"an argument of type {type(value).__name__}")
@@ -202,6 +209,8 @@ def _operand_type(node: fx.Node, operands: str, types: Types) -> str | None:
         return None
     if operands == "result":
         return types.compute(node.meta["val"].dtype)
+    left: Any
+    right: Any
     left, right = (arg.meta["val"] if isinstance(arg, fx.Node) else arg for arg in node.args[:2])
     return types.compute(torch.result_type(left, right))
 
@@ -221,5 +230,3 @@ def _reduction(node: fx.Node, value_of: Callable[[fx.Node], Expr], builder: Buil
         raise NotExpressible("mean of integers")
     total: Expr = builder.reduce("sum", value) / builder.size(value.ctype)
     return total
-
-

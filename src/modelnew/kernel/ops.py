@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import torch
 
-from modelnew.kernel.ir import FLOAT_TYPES, Expr, Number
+from modelnew.kernel.ir import FLOAT_TYPES, Builder, Expr, Number
 
 aten = torch.ops.aten
 Operands = Literal["result", "common", "own"]
@@ -85,7 +85,7 @@ def floats_only(rule: Callable[..., Expr]) -> Callable[..., Expr]:
     return checked
 
 
-def _builder(*args: object) -> Any:
+def _builder(*args: object) -> Builder:
     return next(arg.builder for arg in args if isinstance(arg, Expr))
 
 
@@ -155,7 +155,9 @@ def _bitwise_not(x: Expr) -> Expr:
 
 def _divide(a: Any, b: Any, rounding_mode: str | None = None) -> Expr:
     """Floor division rounds in several steps in eager and stays a library call; so does anything on integers."""
-    if rounding_mode == "floor" or (rounding_mode and any(isinstance(v, Expr) and v.ctype not in FLOAT_TYPES for v in (a, b))):
+    if rounding_mode == "floor" or (
+        rounding_mode and any(isinstance(v, Expr) and v.ctype not in FLOAT_TYPES for v in (a, b))
+    ):
         raise NotExpressible(f"division with rounding_mode={rounding_mode!r}")
     quotient: Expr = a / b
     return quotient.builder.call("trunc", quotient) if rounding_mode == "trunc" else quotient
@@ -164,7 +166,7 @@ def _divide(a: Any, b: Any, rounding_mode: str | None = None) -> Expr:
 def _power(base: Any, exponent: Any) -> Expr:
     """Small exponents as eager has them: products and roots, not pow()."""
     if isinstance(exponent, Expr) or not isinstance(base, Expr):
-        if _builder(base, exponent) and any(isinstance(v, Expr) and v.ctype not in FLOAT_TYPES for v in (base, exponent)):
+        if any(isinstance(v, Expr) and v.ctype not in FLOAT_TYPES for v in (base, exponent)):
             raise NotExpressible("integer power")
         return _builder(base, exponent).call("pow", base, exponent)
     if exponent in (2, 3):
@@ -178,12 +180,12 @@ def _power(base: Any, exponent: Any) -> Expr:
         -1: lambda x: 1 / x,
         -2: lambda x: 1 / (x * x),
     }
-    return special.get(exponent, lambda x: x.builder.call("pow", x, exponent))(base)
+    return special[exponent](base) if exponent in special else base.builder.call("pow", base, exponent)
 
 
 def _lerp(start: Expr, end: Expr, weight: Any) -> Expr:
-    near_start = start + weight * (end - start)
-    near_end = end - (end - start) * (1 - weight)
+    near_start: Expr = start + weight * (end - start)
+    near_end: Expr = end - (end - start) * (1 - weight)
     if isinstance(weight, Expr):
         return where(less(weight.builder.call("abs", weight), 0.5), near_start, near_end)
     return near_start if abs(weight) < 0.5 else near_end
@@ -219,7 +221,9 @@ def _softplus(x: Expr, beta: Number = 1, threshold: Number = 20) -> Expr:
 def _nan_to_num(x: Expr, nan: Number | None = None, posinf: Number | None = None, neginf: Number | None = None) -> Expr:
     if posinf is None or neginf is None:
         raise NotExpressible("nan_to_num with the dtype's own limits")
-    infinite = where(x.builder.compare("eq", x, math.inf), posinf, where(x.builder.compare("eq", x, -math.inf), neginf, x))
+    infinite = where(
+        x.builder.compare("eq", x, math.inf), posinf, where(x.builder.compare("eq", x, -math.inf), neginf, x)
+    )
     return where(x.builder.call("isnan", x, ctype="bool"), nan or 0, infinite)
 
 

@@ -49,7 +49,9 @@ def schedule(kernel: Kernel) -> Schedule:
     stores = tuple(i for i, result in enumerate(kernel.results) if _stored_whole(kernel, i))
     puts = tuple(i for i in range(len(kernel.results)) if i not in stores)
     sweeps = tuple(Sweep(tuple(r for r in reductions if stage[id(r.args[0])] == k)) for k in range(last + 1))
-    roots = [tuple(r.args[0] for r in sweep.reductions) for sweep in sweeps] + [tuple(kernel.results[i] for i in stores)]
+    roots = [tuple(r.args[0] for r in sweep.reductions) for sweep in sweeps] + [
+        tuple(kernel.results[i] for i in stores)
+    ]
     kept = _shared(order, roots, elements)
     captured = {id(arg) for e in order if id(e) in elements for arg in e.args if _is_scalar(arg, elements)}
     captured |= {id(arg) for r in reductions for arg in r.args if _is_scalar(arg, elements)}
@@ -102,7 +104,9 @@ def _shared(order: list[Expr], roots: list[tuple[Expr, ...]], elements: frozense
     for sweep in roots:
         for expr in _within(sweep):
             uses[id(expr)] = uses.get(id(expr), 0) + 1
-    return [e for e in order if e.kind == "call" and e.detail in COSTLY and id(e) in elements and uses.get(id(e), 0) > 1]
+    return [
+        e for e in order if e.kind == "call" and e.detail in COSTLY and id(e) in elements and uses.get(id(e), 0) > 1
+    ]
 
 
 def _within(roots: tuple[Expr, ...]) -> list[Expr]:

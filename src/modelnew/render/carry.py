@@ -22,7 +22,9 @@ def carry(reserved: Iterable[str] = ()) -> tuple[str, dict[str, str]]:
 
     `reserved`: names that the rest of the file uses.
     """
-    sources = {module: files("modelnew").joinpath("runtime", module + ".py").read_text(encoding="utf-8") for module in MODULES}
+    sources = {
+        module: files("modelnew").joinpath("runtime", module + ".py").read_text(encoding="utf-8") for module in MODULES
+    }
     trees = {module: ast.parse(text) for module, text in sources.items()}
     names = _names({module: _defined(tree) for module, tree in trees.items()}, set(reserved))
     imports: set[str] = set()
@@ -99,7 +101,9 @@ def _renamed(text: str, renames: dict[str, str]) -> str:
             edits.append((token.start[0] - 1, token.start[1], token.string, _renamed_fields(token.string, renames)))
         elif token.type == tokenize.STRING and token.string.strip("\"'") in renames:  # a type written as text
             quote = token.string[0]
-            edits.append((token.start[0] - 1, token.start[1], token.string, quote + renames[token.string.strip(quote)] + quote))
+            edits.append(
+                (token.start[0] - 1, token.start[1], token.string, quote + renames[token.string.strip(quote)] + quote)
+            )
         if token.type not in (tokenize.NL, tokenize.COMMENT):
             previous = token.string
     for line, column, old, new in reversed(edits):

@@ -54,7 +54,9 @@ def render_file(program: Program, model: nn.Module, origin: Origin) -> str:
         "",
         _section("The reference, as it was: ModelNew is a Model, with the same parameters and state_dict."),
         reference,
-        _section("The kernels. T is the dtype of the tensors, C what is computed in; the same text compiles for CPU and CUDA."),
+        _section(
+            "The kernels. T is the dtype of the tensors, C what is computed in; the same text compiles for CPU and CUDA."
+        ),
         _kernels(program),
         _section("The model on its kernels."),
         _model_new(program, model, public),
@@ -131,10 +133,7 @@ def _libraries(program: Program) -> str:
 def _model_new(program: Program, model: nn.Module, public: dict[str, str]) -> str:
     signature, call = _signature(model, program.captured.leaves, len(program.captured.args_spec.children()))
     body = program.forward.lines()
-    if program.forward.constants:
-        constants = [f"{name} = {literal}" for name, literal in program.forward.constants.items()]
-    else:
-        constants = []
+    constants = [f"{name} = {literal}" for name, literal in program.forward.constants.items()]
     lines = [
         *constants,
         *([""] if constants else []),
@@ -259,7 +258,11 @@ def _argument(spec: pytree.TreeSpec, leaves: list[Leaf], program: Program, publi
         if part.is_leaf():
             return next(texts)
         if part.type is dict:
-            return "{" + ", ".join(f"{key!r}: {text(child)}" for key, child in zip(part.context, part.children(), strict=True)) + "}"
+            return (
+                "{"
+                + ", ".join(f"{key!r}: {text(child)}" for key, child in zip(part.context, part.children(), strict=True))
+                + "}"
+            )
         inner = ", ".join(text(child) for child in part.children())
         return f"[{inner}]" if part.type is list else f"({inner}{',' if part.num_children == 1 else ''})"
 
@@ -316,5 +319,3 @@ def _looks_at_mode(cls: type[Any]) -> bool:
         if "training" in source:
             return True
     return False
-
-

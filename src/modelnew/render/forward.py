@@ -116,9 +116,9 @@ class ForwardWriter:
         self._bind_inputs()
         live = self._live()
         for node in self.captured.graph.nodes:
-            if node.op == "call_function" and node in live and node not in self.owner:
-                if node not in self.inside_views or self._is_used_outside(node):
-                    self._external(node)
+            wanted = node.op == "call_function" and node in live and node not in self.owner
+            if wanted and (node not in self.inside_views or self._is_used_outside(node)):
+                self._external(node)
         returns = self._structure(self.captured.returns)
         needs: set[str] = set()
         mutations = []
@@ -134,7 +134,8 @@ class ForwardWriter:
         if node in self.captured.state:
             words = re.findall(r"\w+", self.captured.state[node].removeprefix("self"))
             return "_".join(words) if words[0].isidentifier() else "layer_" + "_".join(words)
-        return self.text.get(node) if node.op == "placeholder" and self.text.get(node, "").isidentifier() else op_name(node)  # type: ignore[return-value]
+        text = self.text.get(node, "")
+        return text if node.op == "placeholder" and text.isidentifier() else op_name(node)
 
     def _bind_inputs(self) -> None:
         for leaf in self.captured.leaves:

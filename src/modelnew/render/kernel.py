@@ -12,7 +12,8 @@ KEYWORDS = frozenset(
     "alignas auto bool break case catch char class const constexpr continue default delete do double else enum explicit export"
     " extern false float for friend goto if inline int long mutable namespace new operator private protected public register"
     " return short signed sizeof static struct switch template this throw true try typedef typeid typename union unsigned using"
-    " virtual void volatile while and or not xor bitand bitor compl and_eq or_eq xor_eq not_eq T C mn row plan queue std half".split()
+    " virtual void volatile while and or not xor bitand bitor compl and_eq or_eq xor_eq not_eq T C"
+    " mn row plan queue std half".split()
 )
 
 
@@ -72,7 +73,10 @@ def _pointwise_body(kernel: Kernel) -> list[str]:
     texts = writer.write(kernel.results)
     types = {int(load.detail): load.ctype for load in loads}
     parameters = ", ".join(f"{types[number]} {name}" for number, name in enumerate(inputs))
-    statements = [*writer.lines, f"return {_values([t.removeprefix('(').removesuffix(')') if _wrapped(t) else t for t in texts])};"]
+    statements = [
+        *writer.lines,
+        f"return {_values([t.removeprefix('(').removesuffix(')') if _wrapped(t) else t for t in texts])};",
+    ]
     return [
         f"struct {kernel.name}_body {{",
         f"  MN_FN auto operator()({parameters}) const {{",
@@ -177,7 +181,10 @@ class RowWriter:
         return f"[=]({parameters}) {{{inside}\n      return {result};\n    }}{names}"
 
     def _reduce(self, reductions: tuple[Expr, ...]) -> None:
-        operations = [f"mn::{r.detail}<{r.ctype}>{{}}" if r.detail not in ("any", "all") else f"mn::{r.detail}{{}}" for r in reductions]
+        operations = [
+            f"mn::{r.detail}<{r.ctype}>{{}}" if r.detail not in ("any", "all") else f"mn::{r.detail}{{}}"
+            for r in reductions
+        ]
         functor = self._functor(tuple(r.args[0] for r in reductions))
         if len(reductions) == 1:
             name = self.unique(str(reductions[0].detail))

@@ -21,10 +21,12 @@ TARGETS = ("cpu", "cuda")
 
 
 def libraries(kernels: Iterable[Kernel]) -> dict[str, str]:
-    """"common" → what both targets share, and per target its own part; a target's text is common + its own."""
+    """ "common" → what both targets share, and per target its own part; a target's text is common + its own."""
     kernels = list(kernels)
     found = {target: _headers(target, kernels) for target in TARGETS}
-    common = {name: text for headers, _ in found.values() for name, text in headers.items() if name.startswith("common/")}
+    common = {
+        name: text for headers, _ in found.values() for name, text in headers.items() if name.startswith("common/")
+    }
     system = sorted(set.intersection(*(included for _, included in found.values())))
     texts = {"common": _text(system, common.items())}
     for target, (headers, included) in found.items():
@@ -42,7 +44,9 @@ def _headers(target: str, kernels: list[Kernel]) -> tuple[dict[str, str], set[st
     """Headers in the order of their includes, each once, and the standard headers that they ask for."""
     roots = [f"common/{name}" for name in ("core.h",)]
     roots += sorted({header for function in _functions(kernels) if (header := providers().get(function))})
-    roots += [ENTRY[target, family] for family in ("pointwise", "row program") if any(k.family == family for k in kernels)]
+    roots += [
+        ENTRY[target, family] for family in ("pointwise", "row program") if any(k.family == family for k in kernels)
+    ]
     system: set[str] = set()
     pieces: dict[str, str] = {}
     for root in roots:

@@ -3,7 +3,8 @@
 Carried by every optimised file, so: standard library and torch only, Python 3.9, torch 2.0.
 """
 
-from typing import Any, NamedTuple, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Optional
 
 import torch
 
@@ -90,7 +91,8 @@ class Guard:
     def _accepts(self, tensors: Sequence[torch.Tensor]) -> bool:
         leaves: list[Tensor] = []
         _leaves(self.arguments, leaves)
-        working, sizes = None, {}
+        working: Optional[torch.dtype] = None
+        sizes: dict[str, int] = {}
         for leaf, tensor in zip(leaves, tensors):
             if leaf.dtype == "T":
                 working = working or tensor.dtype
@@ -117,7 +119,7 @@ def _unhooked(module: Any) -> bool:
     return all(child is None or _unhooked(child) for child in module._modules.values())
 
 
-class _Mismatch(Exception):
+class _Mismatch(Exception):  # noqa: N818
     """The arguments are not put together as those that were captured."""
 
 

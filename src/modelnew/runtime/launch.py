@@ -6,7 +6,8 @@ A plan is made once per combination of dtypes, devices, sizes and strides; after
 
 import ctypes
 import os
-from typing import Any, Callable, NamedTuple, Optional, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Optional
 
 import torch
 
@@ -42,7 +43,7 @@ SCALARS = {
 MOST_DIMS = 8  # after collapsing, in either part of a domain
 
 
-class Uncovered(Exception):
+class Uncovered(Exception):  # noqa: N818
     """These tensors are not what the kernel was written for: the caller runs the original forward instead."""
 
 
@@ -195,9 +196,9 @@ class Kernel:
             walked = [self._strides(o, t.stride(), t.shape) for o, t in zip(self.inputs, tensors)]
             return elementwise_strides(shape, [[0 if a is None else w[a] for a in output.axes] for w in walked])
         for operand, tensor in zip(self.inputs, tensors):
-            if operand.axes == output.axes and not tensor.is_contiguous() and tensor.dim() == 4:
-                if tensor.is_contiguous(memory_format=torch.channels_last):
-                    return tuple(tensor.stride())
+            whole = operand.axes == output.axes and tensor.dim() == 4 and not tensor.is_contiguous()
+            if whole and tensor.is_contiguous(memory_format=torch.channels_last):
+                return tuple(tensor.stride())
         return contiguous_strides(shape)
 
     def _strides(self, operand: Operand, strides: Sequence[int], shape: Sequence[int]) -> list[int]:
@@ -222,8 +223,8 @@ class Kernel:
             written = [tuple(0 if size == 1 else s for s, size in zip(made, sizes)) for made in strides]
             walked = [*written, *(_broadcast_strides(tensor, len(sizes)) for tensor in tensors)]
         else:
-            walked = [self._strides(o, s, shape) for o, s, shape in zip(self.outputs, strides, shapes)]
-            walked += [self._strides(o, t.stride(), t.shape) for o, t in zip(self.inputs, tensors)]
+            walked = [tuple(self._strides(o, s, shape)) for o, s, shape in zip(self.outputs, strides, shapes)]
+            walked += [tuple(self._strides(o, t.stride(), t.shape)) for o, t in zip(self.inputs, tensors)]
         if not self.reduced:
             order = order_dims(sizes, walked)
             kept, steps = collapse([sizes[d] for d in order], [[w[d] for d in order] for w in walked])

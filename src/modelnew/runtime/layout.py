@@ -4,7 +4,8 @@ Carried by every optimised file, so: standard library only, Python 3.9.
 Operands are the outputs, then the inputs. Strides are in elements; 0 means broadcast.
 """
 
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 
 class Plan(NamedTuple):

@@ -97,7 +97,9 @@ def plan_rows(layout: RowLayout, cache_bytes: int) -> Plan:
         outer_strides = tuple(tuple(operand[d] for d in order) for operand in layout.outer_strides)
         side = _pieces(outer[-1], _LANES)
         depth = max(1, _TILE // side)
-        numbers = _row_numbers(_COLUMNS + stream, layout, outer, outer_strides, max(1, _GRAIN // (side * size)), side, depth)
+        numbers = _row_numbers(
+            _COLUMNS + stream, layout, outer, outer_strides, max(1, _GRAIN // (side * size)), side, depth
+        )
         return Plan("columns", numbers, f"{side} neighbouring rows of {size} elements side by side{past}")
 
     inner = layout.inner
@@ -107,7 +109,13 @@ def plan_rows(layout: RowLayout, cache_bytes: int) -> Plan:
     height = min(above, _TILE // width) if width == columns else 1
     if rows < 16 and size >= 16 * _TILE or size * layout.on_chip > _KEPT:
         numbers = _row_numbers(
-            _SPLIT + stream, layout, layout.outer, layout.outer_strides, max(1, 2 * _GRAIN // (height * width)), height, width
+            _SPLIT + stream,
+            layout,
+            layout.outer,
+            layout.outer_strides,
+            max(1, 2 * _GRAIN // (height * width)),
+            height,
+            width,
         )
         return Plan("split", numbers, f"all threads on one row of {size} elements, sweep by sweep{past}")
     numbers = _row_numbers(

@@ -45,7 +45,11 @@ def plan_pointwise(layout: Layout, device: Device) -> Plan:
     if rank == 0 or (rank == 1 and all(operand[0] == 1 for operand in layout.strides)):
         kind, name, why = _CONTIGUOUS, "contiguous", f"{elements} elements in a row, {threads} threads per block"
     elif turned is not None:
-        kind, name, why = _TRANSPOSED, "transposed", f"tiles of {_TILE} x {_TILE}: an input is contiguous along another dim"
+        kind, name, why = (
+            _TRANSPOSED,
+            "transposed",
+            f"tiles of {_TILE} x {_TILE}: an input is contiguous along another dim",
+        )
     else:
         kind, name, why = _STRIDED, "strided", f"{rank} dims with strides of their own, {threads} threads per block"
     numbers = [kind, device.index, elements, rank, 0, threads, turned or 0, 0, *layout.sizes]
@@ -109,7 +113,9 @@ def _describe(layout: RowLayout, device: Device) -> _Row:
     loaded = sum(layout.itemsizes[k] for k in own)
     computed = max(0, layout.on_chip - sum(max(4, layout.itemsizes[k]) for k in varying))
     limit = device.shared_per_block - _SCRATCH
-    return _Row(layout.rows, layout.row_size, 16 // widest, _HELD // max(4, widest), loaded, computed, layout.sweeps, limit)
+    return _Row(
+        layout.rows, layout.row_size, 16 // widest, _HELD // max(4, widest), loaded, computed, layout.sweeps, limit
+    )
 
 
 def _neighbours_are_contiguous(layout: RowLayout) -> bool:
@@ -145,7 +151,9 @@ def _whole_blocks(layout: RowLayout, row: _Row, device: Device) -> Plan:
     """Rows too long for registers: on chip in one block, a cluster, or many blocks; or read again in every sweep."""
     loaded = row.size * row.loaded
     again = row.sweeps > 1
-    blocks = min(device.sms // row.rows, row.size // (4 * _MOST_THREADS * row.vector))  # to have all of the device at work
+    blocks = min(
+        device.sms // row.rows, row.size // (4 * _MOST_THREADS * row.vector)
+    )  # to have all of the device at work
     on_chip = -(-loaded // row.limit)  # blocks whose shared memory holds the row
     if again and on_chip > 1 and on_chip <= device.sms:
         cluster = _power_of_two(on_chip)
