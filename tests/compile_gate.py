@@ -91,7 +91,15 @@ def compile_case(case: Case, arch: str, folder: Path) -> Compiled:
     source, cubin = folder / f"{stem}.cu", folder / f"{stem}.cubin"
     source.write_text(case.source)
     number = arch.removeprefix("sm_")
-    command = [find("nvcc"), "-std=c++17", "-O3", "-cubin", f"-gencode=arch=compute_{number},code={arch}", "-Xptxas", "-v,-warn-spills"]
+    command = [
+        find("nvcc"),
+        "-std=c++17",
+        "-O3",
+        "-cubin",
+        f"-gencode=arch=compute_{number},code={arch}",
+        "-Xptxas",
+        "-v,-warn-spills",
+    ]
     command += [f"-I{DEVICE}", *(f"-D{define}" for define in case.defines), str(source), "-o", str(cubin)]
     began = time.perf_counter()
     result = subprocess.run(command, capture_output=True, text=True)
@@ -197,9 +205,15 @@ def above_table(found: dict[str, float]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="*", type=Path, help="CUDA sources; the library's own test bodies where none is given")
+    parser.add_argument(
+        "files", nargs="*", type=Path, help="CUDA sources; the library's own test bodies where none is given"
+    )
     parser.add_argument("--only", default="", help="of the library's own test bodies, those whose name has this in it")
-    parser.add_argument("--arch", action="append", help=f"architecture, may be repeated (default: those of {', '.join(ARCHS)} that CI takes)")
+    parser.add_argument(
+        "--arch",
+        action="append",
+        help=f"architecture, may be repeated (default: those of {', '.join(ARCHS)} that CI takes)",
+    )
     parser.add_argument("--define", action="append", default=[], help="macro for the given files, such as MN_T=float")
     parser.add_argument("--write", action="store_true", help="renew the committed table")
     options = parser.parse_args()

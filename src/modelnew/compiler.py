@@ -14,8 +14,8 @@ from torch import fx, nn
 from modelnew import fakes
 from modelnew.graph.capture import FLOATING, Captured, capture
 from modelnew.graph.partition import Partition, Region, partition
-from modelnew.graph.views import is_open
 from modelnew.graph.rewrite import drop_assertions, hoist_reshapes, sink_reshapes, split_bias
+from modelnew.graph.views import is_open
 from modelnew.kernel.ir import Kernel
 from modelnew.kernel.lower import NoDomain, Types, lower, why_not
 from modelnew.render.forward import Forward, ForwardWriter

@@ -82,7 +82,7 @@ def test_cast_modules_run_on_kernels_of_that_dtype(dtype):
 
 
 def test_copies_and_pickled_weights(pair):
-    model, new = pair
+    _, new = pair
     twin = copy.deepcopy(new)
     assert twin.scale is not new.scale
     x = torch.randn(4, 12)

@@ -83,7 +83,7 @@ def test_old_answers_are_told_from_inexact_ones() -> None:
         (Watch(told=[0.95] * 20), ""),
         (Watch(told=[0.95] * 16 + [0.3] * 4), ""),  # delays, not lies
         (Watch(told=[0.33] * 20), "its clock says"),
-        (Watch(told=[0.33] * 6 + [1.0] * 14), "its clock says"),
+        (Watch(told=[0.33] * 11 + [1.0] * 9), "its clock says"),
         (Watch(told=[0.0] * 20), "its clock says"),
         (Watch(turns=10, restless=6), "goes on working"),
         (Watch(turns=10, restless=2), ""),

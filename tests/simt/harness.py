@@ -21,8 +21,18 @@ HERE = Path(__file__).parent
 DEVICE = HERE.parents[1] / "src" / "modelnew" / "device"
 ORDERS = (0, 1, 7)  # threads in turn, backwards, shuffled
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
-FLAGS = ("-x", "c++", "-std=c++17", "-O0", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas",
-         "-Wno-unused-but-set-parameter")  # packs that happen to be empty
+FLAGS = (
+    "-x",
+    "c++",
+    "-std=c++17",
+    "-O0",
+    "-fno-strict-aliasing",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-Wno-unknown-pragmas",
+    "-Wno-unused-but-set-parameter",
+)  # packs that happen to be empty
 
 
 class SimtError(Exception):
@@ -33,7 +43,9 @@ def build(source: str, defines: Sequence[str] = (), device: Path = DEVICE) -> Pa
     """Compiles `source` with the driver, once per content. Returns the program's path."""
     command = [os.environ.get("CXX", "g++"), *FLAGS, *SANITIZERS, *(f"-D{define}" for define in defines)]
     command += [f"-I{HERE / 'include'}", f"-I{device}"]
-    headers = sorted([*(HERE / "include").rglob("*.h"), *device.rglob("*.h"), *device.rglob("*.cuh"), HERE / "driver.cpp"])
+    headers = sorted(
+        [*(HERE / "include").rglob("*.h"), *device.rglob("*.h"), *device.rglob("*.cuh"), HERE / "driver.cpp"]
+    )
     key = hashlib.sha256("\0".join([source, *command, *(h.read_text() for h in headers)]).encode()).hexdigest()[:24]
     folder = Path(tempfile.gettempdir()) / f"modelnew-simt-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)

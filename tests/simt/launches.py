@@ -56,9 +56,7 @@ def rows(
     parts = [collapse([shape[a] for a in part], [[w[a] for a in part] for w in walked]) for part in (outer, list(axes))]
     itemsizes = tuple(each.itemsize for each in (*outputs, *inputs))
     (outer_sizes, outer_strides), (inner_sizes, inner_strides) = parts
-    layout = RowLayout(
-        outer_sizes, inner_sizes, outer_strides, inner_strides, itemsizes, len(outputs), sweeps, on_chip
-    )
+    layout = RowLayout(outer_sizes, inner_sizes, outer_strides, inner_strides, itemsizes, len(outputs), sweeps, on_chip)
     plan = plan_rows(layout, device)
     _in_orders(program, name, outputs, inputs, plan, orders)
     return plan

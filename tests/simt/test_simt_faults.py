@@ -84,7 +84,11 @@ def with_faults(folder: Path, faults: list[Fault]) -> Path:
         assert text.count(fault.right) == 1, f"{fault.header} has {text.count(fault.right)} times {fault.right!r}"
         header.write_text(text.replace(fault.right, fault.wrong.replace("IF", f"(planted_fault == {number})")))
     launch = device / "cuda" / "launch.cuh"
-    text = launch.read_text().replace("namespace mn {", "#include <cstdlib>\nstatic const int planted_fault = atoi(getenv(\"FAULT\"));\nnamespace mn {", 1)
+    text = launch.read_text().replace(
+        "namespace mn {",
+        '#include <cstdlib>\nstatic const int planted_fault = atoi(getenv("FAULT"));\nnamespace mn {',
+        1,
+    )
     launch.write_text(text)
     return device
 
@@ -97,7 +101,9 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-CASES = [(POINTWISE, n, f) for n, f in enumerate(POINTWISE_FAULTS, 1)] + [(SOFTMAX, n, f) for n, f in enumerate(ROW_FAULTS, 1)]
+CASES = [(POINTWISE, n, f) for n, f in enumerate(POINTWISE_FAULTS, 1)] + [
+    (SOFTMAX, n, f) for n, f in enumerate(ROW_FAULTS, 1)
+]
 
 
 @pytest.mark.parametrize("source, number, fault", CASES, ids=[fault.name for _, _, fault in CASES])

@@ -63,11 +63,20 @@ def test_strided(program: Get, stored: str) -> None:
         a, b = values((width,), dtype), values((5, 1), dtype)
         for x in (big[:, :, 1 : width + 1], big[::2, :, :width], big[1:2, :, :width], big[:, :, : width + 3 : 2]):
             y = np.empty(x.shape, dtype)
-            inputs = [x, np.broadcast_to(a[: x.shape[2]], x.shape) if x.shape[2] <= width else x, np.broadcast_to(b, x.shape)]
+            inputs = [
+                x,
+                np.broadcast_to(a[: x.shape[2]], x.shape) if x.shape[2] <= width else x,
+                np.broadcast_to(b, x.shape),
+            ]
             plan = pointwise(program(f"pointwise {stored}"), "scale_shift", [y], inputs, orders=(0, 1))
             assert plan.kind == "strided"
             wide = [each.astype(np.float64) for each in inputs]
-            np.testing.assert_allclose(y, wide[0] * wide[1] + wide[2], rtol=2e-3 if dtype is np.float16 else 1e-6, atol=2e-3 if dtype is np.float16 else 1e-6)
+            np.testing.assert_allclose(
+                y,
+                wide[0] * wide[1] + wide[2],
+                rtol=2e-3 if dtype is np.float16 else 1e-6,
+                atol=2e-3 if dtype is np.float16 else 1e-6,
+            )
 
 
 @pytest.mark.parametrize("stored", STORED)

@@ -82,7 +82,9 @@ def test_rows_side_by_side_over_many_blocks(program: Get) -> None:
     assert softmax(program, random((4000, 20)), [0], SPREAD, orders=(0, 1, 7)) == "side by side"
 
 
-@pytest.mark.parametrize("axes", [[0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2], [0, 3], [1, 3], [0, 2, 3], [1, 2, 3]])
+@pytest.mark.parametrize(
+    "axes", [[0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2], [0, 3], [1, 3], [0, 2, 3], [1, 2, 3]]
+)
 def test_any_set_of_dims(program: Get, axes: list[int]) -> None:
     """Rows of one run, of several, and of runs that no two dims describe; contiguous and permuted."""
     for size in (3, 8):
@@ -99,7 +101,9 @@ def check_norm(get: Get, name: str, x: np.ndarray, device: Device) -> str:
     count, size = x.shape
     w, shift = random((size,), dtype), random((count, 1), dtype)
     y, twice, top = np.empty(x.shape, dtype), np.empty(x.shape, np.int32), np.empty((count, 1), dtype)
-    plan = rows(get(name), "norm", [y, twice, top], [x, w, shift], [1], sweeps=3, on_chip=3 * max(4, x.itemsize), device=device)
+    plan = rows(
+        get(name), "norm", [y, twice, top], [x, w, shift], [1], sweeps=3, on_chip=3 * max(4, x.itemsize), device=device
+    )
     wide = x.astype(np.float64)
     normal = (wide - wide.mean(1, keepdims=True)) / np.sqrt(wide.var(1, keepdims=True) + 1e-5)
     truth = normal * w + shift

@@ -25,7 +25,7 @@ from modelnew.runtime.cache import cache_dir
 START_SECONDS = 120.0
 BUILD_SECONDS = 600.0  # importing, and the first call, which may build kernels
 CALL_SECONDS = 60.0
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.1
 KEPT = (
     "PATH",
     "LANG",

@@ -20,9 +20,9 @@ from modelnew.check.wide import tensors
 from modelnew.errors import ModelnewError
 from modelnew.problem import Problem
 
-ELEMENTS = 600_000  # read and written by all ops of one forward, in a case of some twenty
+ELEMENTS = 400_000  # read and written by all ops of one forward, in a case of some twenty
 FLOPS = 200_000_000
-ELEMENTS_ONCE = 12_000_000  # the same, in the one case at larger sizes
+ELEMENTS_ONCE = 8_000_000  # the same, in the one case at larger sizes
 FLOPS_ONCE = 20_000_000_000
 SMALLEST = 4  # no constant is reduced below it
 MOST_STEPS = 40

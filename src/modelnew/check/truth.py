@@ -14,7 +14,7 @@ from torch import nn
 from modelnew.check.gradients import WithGradients
 from modelnew.check.noise import UNIT, Noise, Pool
 from modelnew.check.observe import Answer, Observer, checksum, copy_tree, flatten, moved, same, twin
-from modelnew.check.verdict import Truth
+from modelnew.check.verdict import Truth, all_finite
 from modelnew.check.wide import NARROW, Draws, Recorder, Wide, tensors
 
 RUNS = 5  # of Monte-Carlo arithmetic
@@ -233,11 +233,13 @@ def _truth(
             unstable = unstable | (run.to(exact.dtype) != exact)
         return Truth(name, exact, eager, None, unstable)
     wide = eager.to(torch.float64) if exact is None else exact.to(torch.float64)
-    sigma = torch.zeros_like(wide)
+    squares = torch.zeros_like(wide)
     for run in runs:
         deviation = run.to(torch.float64) - wide
-        sigma += torch.where(deviation.isfinite(), deviation, torch.inf).square() / len(runs)
-    sigma = torch.where(wide.isfinite(), sigma.sqrt(), torch.zeros_like(sigma))
+        squares.addcmul_(deviation, deviation)
+    sigma = squares.div_(max(1, len(runs))).sqrt_()
+    if not all_finite(sigma):
+        sigma = torch.where(wide.isfinite(), sigma.nan_to_num(torch.inf, torch.inf), 0.0)
     return Truth(name, wide, eager, sigma, None, integral, unit)
 
 

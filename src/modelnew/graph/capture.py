@@ -39,7 +39,8 @@ class Leaf:
 class Captured:
     """A module's forward as a graph.
 
-    `state` maps placeholders to how forward reaches them ("self.linear.weight", "self[0].bias"), `constants` to tensors made inside forward.
+    `state` maps placeholders to how forward reaches them ("self.linear.weight", "self[0].bias"), `constants` to tensors
+    made inside forward.
     `written_back` says of each output of the graph which attribute or argument it is written to, None for what forward returns.
     `sizes` names the open sizes: symbol → (placeholder, dim).
     """

@@ -119,7 +119,7 @@ def _unhooked(module: Any) -> bool:
     return all(child is None or _unhooked(child) for child in module._modules.values())
 
 
-class _Mismatch(Exception):  # noqa: N818
+class _Mismatch(Exception):
     """The arguments are not put together as those that were captured."""
 
 

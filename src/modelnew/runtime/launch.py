@@ -43,7 +43,7 @@ SCALARS = {
 MOST_DIMS = 8  # after collapsing, in either part of a domain
 
 
-class Uncovered(Exception):  # noqa: N818
+class Uncovered(Exception):
     """These tensors are not what the kernel was written for: the caller runs the original forward instead."""
 
 

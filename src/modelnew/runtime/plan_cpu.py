@@ -107,7 +107,7 @@ def plan_rows(layout: RowLayout, cache_bytes: int) -> Plan:
     above = inner[-2] if len(inner) > 1 else 1
     width = _pieces(columns, _TILE)
     height = min(above, _TILE // width) if width == columns else 1
-    if rows < 16 and size >= 16 * _TILE or size * layout.on_chip > _KEPT:
+    if (rows < 16 and size >= 16 * _TILE) or size * layout.on_chip > _KEPT:
         numbers = _row_numbers(
             _SPLIT + stream,
             layout,

@@ -94,8 +94,9 @@ def plan_rows(layout: RowLayout, device: Device) -> Plan:
     """Plan of a row program. Dims are ordered and collapsed; there is at least one row and one element in it."""
     row = _describe(layout, device)
     whole = len(layout.inner) <= 1 or layout.inner[-1] % row.vector == 0
-    if _neighbours_are_contiguous(layout) or not whole:
-        return _side_by_side(layout, row, device)
+    neighbours = _neighbours_are_contiguous(layout)
+    if neighbours or not whole:
+        return _side_by_side(layout, row, device, neighbours)
     size = row.size if _rows_are_aligned(layout, row.vector) else row.size + row.vector - 1
     threads = _power_of_two(-(-size // row.held))
     if threads <= (_MOST_THREADS if row.sweeps > 1 else 32) and len(layout.inner) <= 2:
@@ -151,10 +152,11 @@ def _whole_blocks(layout: RowLayout, row: _Row, device: Device) -> Plan:
     """Rows too long for registers: on chip in one block, a cluster, or many blocks; or read again in every sweep."""
     loaded = row.size * row.loaded
     again = row.sweeps > 1
-    blocks = min(
-        device.sms // row.rows, row.size // (4 * _MOST_THREADS * row.vector)
-    )  # to have all of the device at work
+    # as many as give all of the device work, while each has a few vectors per thread
+    blocks = min(device.sms // row.rows, row.size // (4 * _MOST_THREADS * row.vector))
     on_chip = -(-loaded // row.limit)  # blocks whose shared memory holds the row
+    while on_chip <= device.sms and not _kept(row, on_chip):
+        on_chip += 1
     if again and on_chip > 1 and on_chip <= device.sms:
         cluster = _power_of_two(on_chip)
         if device.clusters and cluster <= _LARGEST_CLUSTER and blocks <= cluster:
@@ -184,9 +186,9 @@ def _kept(row: _Row, blocks: int) -> int:
     return loaded if loaded <= row.limit else 0
 
 
-def _side_by_side(layout: RowLayout, row: _Row, device: Device) -> Plan:
-    """Neighbouring rows in neighbouring lanes."""
-    run = layout.outer[-1] if layout.outer else 1  # rows that follow each other in memory
+def _side_by_side(layout: RowLayout, row: _Row, device: Device, neighbours: bool) -> Plan:
+    """Neighbouring rows in neighbouring lanes. Without neighbours in memory: one row per block, element by element."""
+    run = layout.outer[-1] if neighbours else 1  # rows that follow each other in memory
     across = min(256, _power_of_two(run), 32)
     while across < 256 and across < run and 256 // across * 8 > row.size:
         across *= 2
@@ -201,8 +203,11 @@ def _side_by_side(layout: RowLayout, row: _Row, device: Device) -> Plan:
         computed, loaded = steps * 256 * (row.loaded + row.computed), steps * 256 * row.loaded
         kept = computed + 1 if row.computed and computed <= limit else loaded if loaded <= limit else 0
     where = "one read" if kept or row.sweeps == 1 else f"{row.sweeps} reads"
+    what = (
+        f"{across} neighbouring rows side by side in a block" if neighbours else "a block per row, element by element"
+    )
     spread = f", each over {blocks} blocks" if blocks > 1 else ""
-    why = f"{across} neighbouring rows side by side in a block{spread}: {where}"
+    why = f"{what}{spread}: {where}"
     return _plan("side by side", _SIDE_BY_SIDE, layout, device, across, kept, blocks + 65536 * teams, why)
 
 

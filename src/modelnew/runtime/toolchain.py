@@ -20,7 +20,7 @@ GET_CXX = "install g++ (apt-get install g++, or conda install gxx), or set CXX"
 GET_CUDA = "install the CUDA toolkit, or pip install nvidia-cuda-nvcc nvidia-cuda-runtime nvidia-cuda-cccl"
 
 
-class BuildFailure(RuntimeError):  # noqa: N818
+class BuildFailure(RuntimeError):
     """A kernel that could not be built or loaded: the compiler's first error, the source there, the log, a hint."""
 
 

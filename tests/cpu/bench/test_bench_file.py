@@ -175,9 +175,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
 
 def test_honest_candidates_are_measured(report: Report) -> None:
     eager, honest, thrice = (report.row(name) for name in ("eager", "honest.py", "thrice.py"))
-    assert honest.ratio is not None and 0.7 < honest.ratio.value < 1.4
-    assert thrice.ratio is not None and 0.2 < thrice.ratio.value < 0.6
-    assert thrice.verdict == "slower"
+    assert honest.ratio is not None and 0.6 < honest.ratio.value < 1.7
+    assert thrice.ratio is not None and 0.1 < thrice.ratio.value < 0.7
+    assert thrice.verdict in ("slower", "ambiguous")  # how sure it can be depends on who else uses the machine
     assert eager.error_against == "float64"
     assert eager.error == honest.error
     assert eager.error is not None and 0 < eager.error < 1e-6

@@ -94,7 +94,7 @@ CHEATS = {
         "class Lazy(torch.Tensor): pass\nreturn F.relu(self.linear(x)).as_subclass(Lazy)", "not a plain tensor"
     ),
     "a view of its weights": Cheat(
-        "return self.linear.weight.data.view(-1)[: x.shape[0] * 24].view(-1, 24)", "rms error"
+        "return self.linear.weight.data.view(-1)[: x.shape[0] * 24].view(-1, 24)", "shares memory with parameter"
     ),
     "allclose replaced": Cheat(RIGHT, "torch.allclose is replaced", top="torch.allclose = lambda *a, **k: True"),
     "clock replaced": Cheat(RIGHT, "time.perf_counter is replaced", top="time.perf_counter = lambda: 0.0"),

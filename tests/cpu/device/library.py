@@ -56,9 +56,9 @@ def build(source: str, *options: str, flags: Sequence[str] = FLAGS, output: str 
 
 
 def options(dtype: torch.dtype) -> tuple[str, ...]:
-    """What builds the kernels for `dtype`; fully optimised where vector code differs, quickly built elsewhere."""
+    """What builds the kernels for `dtype`; fully optimised for float, quickly built otherwise."""
     integral = not dtype.is_floating_point
-    level = () if dtype in (torch.float32, torch.float16) else ("-O1",)
+    level = () if dtype == torch.float32 else ("-O1",)
     return (f"-DMN_T={CXX_TYPES[dtype]}", f"-DMN_INTEGRAL={int(integral)}", *level)
 
 

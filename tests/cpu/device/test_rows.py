@@ -30,7 +30,8 @@ CASES = [
     ((3, 150_000), (1,), "split"),  # kept values would not fit
     ((1, 40, 1000), (1, 2), "split"),
     ((1000, 9), (1,), "columns"),  # short rows side by side
-    ((300, 64), (1,), "columns"),
+    ((300, 16), (1,), "columns"),
+    ((300, 17), (1,), "whole"),
     ((16, 1), (1,), "columns"),
     ((300, 100), (0,), "columns"),  # elements apart, rows next to each other
     ((3000, 5), (0,), "columns"),
