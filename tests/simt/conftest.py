@@ -1,7 +1,8 @@
 from collections.abc import Callable, Iterator
 
-from tests.simt import programs
 import pytest
+
+from tests.simt import programs
 from tests.simt.harness import Program
 
 

@@ -1,7 +1,7 @@
 // Runs the launchers of one generated .cu file on behalf of harness.py: requests on stdin, replies on stdout.
 //
-// Every buffer is its own heap block of exactly the bytes that the tensor spans, at the same place within a cache line as
-// the original: AddressSanitizer then stops at the first byte read or written beside it.
+// Every buffer is its own heap block of exactly the bytes that the tensor spans, at the same place within a cache line
+// as the original: AddressSanitizer then stops at the first byte read or written beside it.
 #include <dlfcn.h>
 #include <stdlib.h>
 
@@ -13,12 +13,14 @@
 
 #if defined(__SANITIZE_ADDRESS__)
 extern "C" void __asan_poison_memory_region(void const volatile* address, size_t size);
-extern "C" const char* __asan_default_options() { return "detect_leaks=0:abort_on_error=0:allocator_may_return_null=1"; }
+extern "C" const char* __asan_default_options() {
+  return "detect_leaks=0:abort_on_error=0:allocator_may_return_null=1";
+}
 #endif
 
 namespace {
 
-constexpr size_t line = 512;  // what PyTorch's CUDA allocator aligns to
+constexpr size_t line = 512;            // what PyTorch's CUDA allocator aligns to
 constexpr unsigned char poison = 0xff;  // NaN in every float type, -1 in every integer
 
 struct buffer {
@@ -100,11 +102,13 @@ void serve() {
   if (!function) said = "no such function: " + name;
   if (function && code) said = mn_error(code);
   for (size_t i = 0; i < outputs && !code; ++i) {
-    const int64_t missing = written[i] - (static_cast<int64_t>(buffers[i].bytes) - static_cast<int64_t>(simt_unwritten(buffers[i].data)));
+    const int64_t missing =
+        written[i] - (static_cast<int64_t>(buffers[i].bytes) - static_cast<int64_t>(simt_unwritten(buffers[i].data)));
     if (missing) said = "output " + std::to_string(i) + ": " + std::to_string(missing) + " bytes were not written";
   }
   for (size_t i = outputs; i < buffers.size(); ++i)
-    if (memcmp(buffers[i].data, buffers[i].before.data(), buffers[i].bytes)) said = "input " + std::to_string(i - outputs) + " was changed";
+    if (memcmp(buffers[i].data, buffers[i].before.data(), buffers[i].bytes))
+      said = "input " + std::to_string(i - outputs) + " was changed";
   if (simt::allocations) said = "memory for partial results was not given back";
   write_number(static_cast<int64_t>(said.size()));
   write_bytes(said.data(), said.size());

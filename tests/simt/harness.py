@@ -87,13 +87,13 @@ class Program:
         text = name.encode()
         request = [struct.pack("<q", len(text)), text, struct.pack("<3q", order, len(outputs), len(inputs))]
         spans = [_span(tensor) for tensor in (*outputs, *inputs)]
-        for tensor, (pointer, span, written) in zip(outputs, spans):
+        for pointer, span, written in spans[: len(outputs)]:
             request.append(struct.pack("<3q", span, pointer % 512, written))
         for pointer, span, _ in spans[len(outputs) :]:
             request += [struct.pack("<2q", span, pointer % 512), ctypes.string_at(pointer, span)]
         request.append(struct.pack(f"<{len(plan) + 1}q", len(plan), *plan))
         replies = self._ask(b"".join(request), [span for _, span, _ in spans[: len(outputs)]])
-        for (pointer, span, _), reply in zip(spans, replies):
+        for (pointer, span, _), reply in zip(spans, replies, strict=False):
             ctypes.memmove(pointer, reply, span)
 
     def _ask(self, request: bytes, sizes: Sequence[int]) -> list[bytes]:
@@ -143,7 +143,7 @@ def _span(tensor: Any) -> tuple[int, int, int]:
     """Address, bytes from the first element to the last, bytes of the elements."""
     if hasattr(tensor, "data_ptr"):
         size = tensor.element_size()
-        steps = [(n - 1) * s * size for n, s in zip(tensor.shape, tensor.stride())]
+        steps = [(n - 1) * s * size for n, s in zip(tensor.shape, tensor.stride(), strict=True)]
         return tensor.data_ptr(), sum(steps) + size, tensor.numel() * size
-    steps = [(n - 1) * s for n, s in zip(tensor.shape, tensor.strides)]
+    steps = [(n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True)]
     return tensor.ctypes.data, sum(steps) + tensor.itemsize, tensor.size * tensor.itemsize

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
-from tests.simt.harness import ORDERS, Program
+
 from modelnew.runtime.layout import Layout, Plan, RowLayout, collapse
 from modelnew.runtime.plan_cuda import Device, plan_pointwise, plan_rows
+from tests.simt.harness import ORDERS, Program
 
 H200 = Device(index=0, sms=132, capability=(9, 0), shared_per_block=227 << 10, l2_bytes=50 << 20)
 # Devices that are small enough for every kind of plan to be chosen for rows that a CPU gets through.
@@ -17,7 +18,7 @@ Array = np.ndarray
 
 
 def strides_of(array: Array) -> list[int]:
-    return [0 if size == 1 else step // array.itemsize for size, step in zip(array.shape, array.strides)]
+    return [0 if size == 1 else step // array.itemsize for size, step in zip(array.shape, array.strides, strict=True)]
 
 
 def pointwise(

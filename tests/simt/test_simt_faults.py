@@ -53,25 +53,132 @@ def softmax(count: int, size: int, axis: int = 1, device: Device = H200) -> Run:
 
 CLUSTERS = SMALL._replace(sms=16, shared_per_block=14 << 10)
 POINTWISE_FAULTS = [
-    Fault("load beyond the tail", "pointwise.cuh", "if (i < vectors) x[u]", "if (i < vectors + IF) x[u]", square(4099), "heap-buffer-overflow"),
-    Fault("tail not written", "pointwise.cuh", "loose = elements - vectors * V;", "loose = elements - vectors * V - IF;", square(4099), "were not written"),
-    Fault("overlapping tiles", "pointwise.cuh", "const int64_t first = int64_t(blockIdx.x) * (U * blockDim.x)", "const int64_t first = int64_t(blockIdx.x) * (U * blockDim.x - IF)", square(9000), "written twice"),
-    Fault("no barrier in a tile", "transpose.cuh", "  __syncthreads();", "  if (!IF) __syncthreads();", square(50, 100, turned=True), ""),
-    Fault("wrong shift", "memory.cuh", "misaligned & 4 ? w[i + 1]", "misaligned & 4 ? w[i + !IF]", square(60, offset=1), ""),
-]  # fmt: skip
+    Fault(
+        "load beyond the tail",
+        "pointwise.cuh",
+        "if (i < vectors) x[u]",
+        "if (i < vectors + IF) x[u]",
+        square(4099),
+        "heap-buffer-overflow",
+    ),
+    Fault(
+        "tail not written",
+        "pointwise.cuh",
+        "loose = elements - vectors * V;",
+        "loose = elements - vectors * V - IF;",
+        square(4099),
+        "were not written",
+    ),
+    Fault(
+        "overlapping tiles",
+        "pointwise.cuh",
+        "const int64_t first = int64_t(blockIdx.x) * (U * blockDim.x)",
+        "const int64_t first = int64_t(blockIdx.x) * (U * blockDim.x - IF)",
+        square(9000),
+        "written twice",
+    ),
+    Fault(
+        "no barrier in a tile",
+        "transpose.cuh",
+        "  __syncthreads();",
+        "  if (!IF) __syncthreads();",
+        square(50, 100, turned=True),
+        "",
+    ),
+    Fault(
+        "wrong shift",
+        "memory.cuh",
+        "misaligned & 4 ? w[i + 1]",
+        "misaligned & 4 ? w[i + !IF]",
+        square(60, offset=1),
+        "",
+    ),
+]
 ROW_FAULTS = [
-    Fault("no barrier in a block", "group.cuh", "= value;\n    __syncthreads();\n    return combine_lanes", "= value;\n    if (!IF) __syncthreads();\n    return combine_lanes", softmax(2, 3000), ""),
-    Fault("one set of partial results", "group.cuh", "(round & 1) * (scratch_bytes / 2));\n    const int lane", "(round & !IF) * (scratch_bytes / 2));\n    const int lane", softmax(2, 3000), ""),
-    Fault("wrong lane mask", "group.cuh", "__shfl_xor_sync(0xffffffffu", "__shfl_xor_sync(IF ? 0x0fffffffu : 0xffffffffu", softmax(2, 64), "mask"),
-    Fault("half the lanes", "group.cuh", "distance = lanes / 2;", "distance = lanes / (2 + 2 * IF);", softmax(2, 300), ""),
-    Fault("no barrier before reuse", "group.cuh", "    __syncthreads();  // the next reduction", "    if (!IF) __syncthreads();  // the next reduction", softmax(60, 40, 0), ""),
-    Fault("no cluster barrier", "group.cuh", "    barrier();\n    value = mine[0];", "    if (!IF) barrier();\n    value = mine[0];", softmax(2, 8200, 1, CLUSTERS), ""),
-    Fault("no grid barrier", "group.cuh", "while (__ldcv(arrived) < all)", "while (!IF && __ldcv(arrived) < all)", softmax(1, 40000, 1, SPREAD), ""),
-    Fault("a block too few at the barrier", "group.cuh", "(round + 1ull) * blocks;", "(round + 1ull) * (blocks + IF);", softmax(1, 40000, 1, SPREAD), "deadlock"),
-    Fault("vector beyond the row", "row_program.cuh", "return first < N(elements) && first > -V;", "return first < N(elements) + V * IF && first > -V;", softmax(1, 36), ""),
-    Fault("elements beyond the row", "row_program.cuh", "if (whole || has(first + v)) chain", "if (whole || IF || has(first + v)) chain", softmax(3, 37), ""),
-    Fault("overlapping vectors", "rows_chunks.cuh", "int64_t(step) * stride", "int64_t(step) * (stride - V * IF)", softmax(9, 9000, 1, H200._replace(sms=2)), "written twice"),
-]  # fmt: skip
+    Fault(
+        "no barrier in a block",
+        "group.cuh",
+        "= value;\n    __syncthreads();\n    return combine_lanes",
+        "= value;\n    if (!IF) __syncthreads();\n    return combine_lanes",
+        softmax(2, 3000),
+        "",
+    ),
+    Fault(
+        "one set of partial results",
+        "group.cuh",
+        "(round & 1) * (scratch_bytes / 2));\n    const int lane",
+        "(round & !IF) * (scratch_bytes / 2));\n    const int lane",
+        softmax(2, 3000),
+        "",
+    ),
+    Fault(
+        "wrong lane mask",
+        "group.cuh",
+        "__shfl_xor_sync(0xffffffffu",
+        "__shfl_xor_sync(IF ? 0x0fffffffu : 0xffffffffu",
+        softmax(2, 64),
+        "mask",
+    ),
+    Fault(
+        "half the lanes", "group.cuh", "distance = lanes / 2;", "distance = lanes / (2 + 2 * IF);", softmax(2, 300), ""
+    ),
+    Fault(
+        "no barrier before reuse",
+        "group.cuh",
+        "    __syncthreads();  // the next reduction",
+        "    if (!IF) __syncthreads();  // the next reduction",
+        softmax(60, 40, 0),
+        "",
+    ),
+    Fault(
+        "no cluster barrier",
+        "group.cuh",
+        "    barrier();\n    value = mine[0];",
+        "    if (!IF) barrier();\n    value = mine[0];",
+        softmax(2, 8200, 1, CLUSTERS),
+        "",
+    ),
+    Fault(
+        "no grid barrier",
+        "group.cuh",
+        "while (__ldcv(arrived) < all)",
+        "while (!IF && __ldcv(arrived) < all)",
+        softmax(1, 40000, 1, SPREAD),
+        "",
+    ),
+    Fault(
+        "a block too few at the barrier",
+        "group.cuh",
+        "(round + 1ull) * blocks;",
+        "(round + 1ull) * (blocks + IF);",
+        softmax(1, 40000, 1, SPREAD),
+        "deadlock",
+    ),
+    Fault(
+        "vector beyond the row",
+        "row_program.cuh",
+        "return first < N(elements) && first > -V;",
+        "return first < N(elements) + V * IF && first > -V;",
+        softmax(1, 36),
+        "",
+    ),
+    Fault(
+        "elements beyond the row",
+        "row_program.cuh",
+        "if (whole || has(first + v)) chain",
+        "if (whole || IF || has(first + v)) chain",
+        softmax(3, 37),
+        "",
+    ),
+    Fault(
+        "overlapping vectors",
+        "rows_chunks.cuh",
+        "int64_t(step) * stride",
+        "int64_t(step) * (stride - V * IF)",
+        softmax(9, 9000, 1, H200._replace(sms=2)),
+        "written twice",
+    ),
+]
 
 
 def with_faults(folder: Path, faults: list[Fault]) -> Path:
@@ -110,7 +217,7 @@ CASES = [(POINTWISE, n, f) for n, f in enumerate(POINTWISE_FAULTS, 1)] + [
 def test_a_planted_fault_is_caught(libraries: dict[str, Path], source: str, number: int, fault: Fault) -> None:
     with Program(source, ["MN_T=float"], libraries[source], {"FAULT": "0"}) as program:
         fault.run(program)
-    with Program(source, ["MN_T=float"], libraries[source], {"FAULT": str(number)}) as program:
-        with pytest.raises((SimtError, AssertionError)) as caught:
-            fault.run(program)
+    struck = Program(source, ["MN_T=float"], libraries[source], {"FAULT": str(number)})
+    with struck, pytest.raises((SimtError, AssertionError)) as caught:
+        fault.run(struck)
     assert fault.said in str(caught.value)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+
 from tests.simt.harness import Program
 from tests.simt.launches import H200, OLD, misaligned, pointwise
 

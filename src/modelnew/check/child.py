@@ -20,7 +20,7 @@ from torch import nn
 
 from modelnew.check import tamper
 from modelnew.check.gradients import WithGradients
-from modelnew.check.observe import Observer, checksum, copy_tree, flat, launches, moved
+from modelnew.check.observe import Observer, checksum, copy_tree, flat, launches, moved, seed_all
 from modelnew.check.wire import Reader, Writer
 
 
@@ -57,7 +57,7 @@ class Server:
                 "where": "importing the file",
             }
         args, kwargs = Reader(Path(request["folder"])).value(request["init"])
-        torch.manual_seed(request["seed"])
+        seed_all(request["seed"])
         try:
             self.module = cls(*args, **kwargs)
             dtype = Reader(Path(request["folder"])).value(request["dtype"])

@@ -60,7 +60,7 @@ class Observer:
         self.module.train(training)
         before = {name: snapshot(value) for name, value in self._state().items()}
         launched = launches(self.module)
-        torch.manual_seed(seed)
+        seed_all(seed)
         random_state = torch.get_rng_state()
         try:
             with torch.no_grad(), _poisoned(poison), modes or contextlib.nullcontext():
@@ -115,17 +115,24 @@ class Observer:
         return all(same(now.detach(), then) for now, then in zip(self.previous, leaves.values(), strict=True))
 
 
+def seed_all(seed: int) -> None:
+    """torch.manual_seed, which would import a compiler at its first call."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)
+
+
 @contextlib.contextmanager
 def _poisoned(on: bool) -> Iterator[None]:
     was_on, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     filled = torch._C._get_deterministic_fill_uninitialized_memory()
     if on:
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch._C._set_deterministic_algorithms(True, warn_only=True)  # the public function imports a compiler first
         torch._C._set_deterministic_fill_uninitialized_memory(True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(was_on, warn_only=warned)
+        torch._C._set_deterministic_algorithms(was_on, warn_only=warned)
         torch._C._set_deterministic_fill_uninitialized_memory(filled)
 
 

@@ -41,6 +41,7 @@ class Guard:
         self.arguments, self.working, self.smallest = arguments, tuple(working), smallest
         self.training, self.hooks, self.made_for = training, hooks, made_for
         self.accepted: set[Any] = set()
+        self.flat = all(type(argument) is Tensor for argument in arguments)
 
     def made(self, args: "tuple[Any, ...]", kwargs: "dict[str, Any]") -> bool:
         """Whether a module constructed with these arguments is the one that was captured."""
@@ -55,21 +56,24 @@ class Guard:
         """Whether the kernels give what the original forward would, for these arguments and in this mode."""
         if not module.covered or not _plain_execution():
             return False
-        if any(_attribute(module, path).training is not mode for path, mode in self.training.items()):
+        if self.training and any(_attribute(module, path).training is not mode for path, mode in self.training.items()):
             return False
-        if not self._hooked_as_captured(module):
+        if module._modules and not self._hooked_as_captured(module):
             return False
-        try:
-            key: list[Any] = []
-            _gather(arguments, self.arguments, key)
-        except _Mismatch:
-            return False
-        tensors = [entry for entry in key if isinstance(entry, torch.Tensor)]
+        tensors: Sequence[torch.Tensor] = arguments
+        if not (
+            self.flat and len(arguments) == len(self.arguments) and all([type(t) is torch.Tensor for t in arguments])
+        ):
+            tensors = []
+            try:
+                _gather(arguments, self.arguments, tensors)
+            except _Mismatch:
+                return False
         if torch.is_grad_enabled() and (
             any(t.requires_grad for t in tensors) or any(p.requires_grad for p in module.parameters())
         ):
             return False  # autograd is recording
-        signature = tuple([(t.dtype, t.device, t.shape) for t in tensors])
+        signature = tuple([(t.dtype, t.device, t.shape, t.layout, t.is_neg()) for t in tensors])
         if signature in self.accepted:
             return True
         if not self._accepts(tensors):
@@ -79,9 +83,8 @@ class Guard:
 
     def _hooked_as_captured(self, module: torch.nn.Module) -> bool:
         """Kernels do not go through the submodules, so their hooks would not be called."""
-        children = module._modules.values()
         if not self.hooks:
-            return all(child is None or _unhooked(child) for child in children)
+            return all([child is None or _unhooked(child) for child in module._modules.values()])
         return all(
             len(child._forward_hooks) + len(child._forward_pre_hooks) == self.hooks.get(path, 0)
             for path, child in module.named_modules()
@@ -94,6 +97,8 @@ class Guard:
         working: Optional[torch.dtype] = None
         sizes: dict[str, int] = {}
         for leaf, tensor in zip(leaves, tensors):
+            if tensor.layout is not torch.strided or tensor.is_neg():
+                return False
             if leaf.dtype == "T":
                 working = working or tensor.dtype
                 if tensor.dtype != working or working not in self.working:
@@ -116,7 +121,7 @@ class Guard:
 def _unhooked(module: Any) -> bool:
     if module._forward_hooks or module._forward_pre_hooks:
         return False
-    return all(child is None or _unhooked(child) for child in module._modules.values())
+    return not module._modules or all([child is None or _unhooked(child) for child in module._modules.values()])
 
 
 class _Mismatch(Exception):
@@ -127,8 +132,6 @@ def _gather(given: Any, expected: Any, tensors: "list[Any]") -> None:
     """Collect the tensors among the arguments; raise where the structure or a plain value differs."""
     if type(expected) is Tensor:
         if type(given) is not torch.Tensor and type(given) is not torch.nn.Parameter:
-            raise _Mismatch
-        if given.layout is not torch.strided or given.is_neg():
             raise _Mismatch
         tensors.append(given)
     elif type(given) is not type(expected):

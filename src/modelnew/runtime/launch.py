@@ -62,6 +62,14 @@ class Operand(NamedTuple):
     axes: tuple[Optional[int], ...]
 
 
+class _Made(NamedTuple):
+    """An output to allocate."""
+
+    shape: "tuple[int, ...]"
+    strides: "tuple[int, ...]"
+    dtype: torch.dtype
+
+
 class Kernel:
     """One kernel of the source. Calling it with its input tensors returns its output, or a tuple of them.
 
@@ -112,10 +120,11 @@ class Kernel:
         sizes = self._sizes(tensors)
         shapes, strides = self._results(sizes, tensors)
         dtypes = [_dtype_of(operand.storage, working) for operand in self.outputs]
+        made = [_Made(*entry) for entry in zip(shapes, strides, dtypes)]
         if 0 in sizes:
             if any(sizes[axis] == 0 for axis in self.reduced):
                 raise Uncovered("rows of no elements")
-            return _returning([_allocator(*made, device) for made in zip(shapes, strides, dtypes)], None)
+            return _returning(made, device, None)
         plan = self._plan(sizes, tensors, shapes, strides, working)
         library = self.owner.library(device.type, working)
         function = getattr(library, "launch_" + self.name)
@@ -129,7 +138,7 @@ class Kernel:
             if code:
                 raise KernelError(self._failure(code, library, tensors))
 
-        return _returning([_allocator(*made, device) for made in zip(shapes, strides, dtypes)], run)
+        return _returning(made, device, run)
 
     def _failure(self, code: int, library: ctypes.CDLL, tensors: Sequence[torch.Tensor]) -> str:
         library.mn_error.restype = ctypes.c_char_p
@@ -346,32 +355,24 @@ def _broadcast_strides(tensor: torch.Tensor, rank: int) -> "tuple[int, ...]":
     return (0,) * (rank - len(walked)) + tuple(walked)
 
 
-def _allocator(
-    shape: "tuple[int, ...]", strides: "tuple[int, ...]", dtype: torch.dtype, device: torch.device
-) -> Callable[[], torch.Tensor]:
-    if strides == contiguous_strides(shape):
-        return lambda: torch.empty(shape, dtype=dtype, device=device)
-    return lambda: torch.empty_strided(shape, strides, dtype=dtype, device=device)
-
-
-def _returning(allocators: "list[Callable[[], torch.Tensor]]", run: Any) -> Callable[..., Any]:
+def _returning(made: "list[_Made]", device: torch.device, run: Any) -> Callable[..., Any]:
     """A function of the input tensors that allocates the outputs, runs, and returns them."""
-    if len(allocators) == 1:
-        (allocate,) = allocators
+    if len(made) == 1:
+        shape, strides, dtype = made[0]
 
         def one(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-            made = allocate()
+            output = torch.empty_strided(shape, strides, dtype=dtype, device=device)
             if run is not None:
-                run([made.data_ptr(), *[t.data_ptr() for t in tensors]], tensors)
-            return made
+                run([output.data_ptr(), *[t.data_ptr() for t in tensors]], tensors)
+            return output
 
         return one
 
     def several(tensors: Sequence[torch.Tensor]) -> "tuple[torch.Tensor, ...]":
-        made = tuple([allocate() for allocate in allocators])
+        outputs = tuple([torch.empty_strided(s, strides, dtype=d, device=device) for s, strides, d in made])
         if run is not None:
-            run([t.data_ptr() for t in (*made, *tensors)], tensors)
-        return made
+            run([t.data_ptr() for t in (*outputs, *tensors)], tensors)
+        return outputs
 
     return several
 

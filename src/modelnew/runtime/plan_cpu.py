@@ -62,7 +62,7 @@ def _block_dims(layout: Layout) -> tuple[list[int], bool]:
                 turned = True
                 break
     outer = [d for d in range(rank - 1) if d != rows]
-    return (outer + [rows if rows >= 0 else -1] + [rank - 1 if rank else -1]), turned
+    return [*outer, rows if rows >= 0 else -1, rank - 1 if rank else -1], turned
 
 
 def _block_shape(rows: int, columns: int, turned: bool) -> tuple[int, int]:

@@ -23,7 +23,7 @@ _MOST_THREADS = 512  # of a block (rows_chunks.cuh, rows_registers.cuh)
 class Device(NamedTuple):
     """What a plan needs to know of a device."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # of the device, where a tuple has a method of that name
     sms: int
     capability: "tuple[int, int]"
     shared_per_block: int  # bytes, with opt-in

@@ -1,4 +1,5 @@
-// Errors of the scalar functions against the standard library's in a wider type: float against double, double against long double.
+// Errors of the scalar functions against the standard library's in a wider type: float against double, double against
+// long double.
 #include <math.h>
 #include <string.h>
 
@@ -55,18 +56,16 @@ struct function {
   long double (*truth_of_double)(long double);
 };
 
-#define MAP(C, call)                                  \
-  [](const C* from, C* to, int64_t n) {               \
+#define MAP(C, call)                                      \
+  [](const C* from, C* to, int64_t n) {                   \
     _Pragma("omp simd") for (int64_t i = 0; i < n; ++i) { \
-      const C x = from[i];                            \
-      to[i] = call;                                   \
-    }                                                 \
+      const C x = from[i];                                \
+      to[i] = call;                                       \
+    }                                                     \
   }
-#define FUNCTION(name, call, truth)                                                            \
-  {                                                                                            \
-    name, MAP(float, call), [](double x) -> double { return truth; }, MAP(double, call),       \
-        [](long double x) -> long double { return truth; }                                     \
-  }
+#define FUNCTION(name, call, truth)                                                     \
+  {name, MAP(float, call), [](double x) -> double { return truth; }, MAP(double, call), \
+   [](long double x) -> long double { return truth; }}
 #define STANDARD(f) FUNCTION(#f, mn::f(x), std::f(x))
 
 const function functions[] = {
@@ -99,11 +98,12 @@ const function functions[] = {
     FUNCTION("softplus", softplus_of(x), softplus(x)),
     FUNCTION("gelu", mn::gelu(x), gelu(x)),
     FUNCTION("gelu_tanh", mn::gelu_tanh(x), gelu_tanh(x)),
-    FUNCTION("silu", mn::silu(x), x * sigmoid(x)),
+    FUNCTION("silu", mn::silu(x), x* sigmoid(x)),
     FUNCTION("mish", mn::mish(x), mish(x)),
 };
 
-// Distance from the truth in units of the last place of the correctly rounded value; -1 where the kinds of value differ.
+// Distance from the truth in units of the last place of the correctly rounded value; -1 where the kinds of value
+// differ.
 template <class C, class W>
 double ulps(C value, W truth) {
   const C rounded = static_cast<C>(truth);
@@ -121,7 +121,8 @@ double ulps(C value, W truth) {
 }
 
 template <class C, class W>
-void compare(void (*map)(const C*, C*, int64_t), W (*truth)(W), const std::vector<C>& from, double* worst, C* at, int64_t* wrong) {
+void compare(void (*map)(const C*, C*, int64_t), W (*truth)(W), const std::vector<C>& from, double* worst, C* at,
+             int64_t* wrong) {
   std::vector<C> to(from.size());
   map(from.data(), to.data(), static_cast<int64_t>(from.size()));
   for (size_t i = 0; i < from.size(); ++i) {
@@ -140,9 +141,10 @@ void compare(void (*map)(const C*, C*, int64_t), W (*truth)(W), const std::vecto
 MN_EXPORT int64_t function_count() { return sizeof(functions) / sizeof(functions[0]); }
 MN_EXPORT const char* function_name(int64_t f) { return functions[f].name; }
 
-// Every `step`-th bit pattern of float from `first` up to `last`: the worst error in ulp, where it is, and how many values
-// are of another kind (NaN, infinity, sign of zero) than the truth; then `at` is the first of those.
-MN_EXPORT void measure_float(int64_t f, uint64_t first, uint64_t last, uint64_t step, double* worst, float* at, int64_t* wrong) {
+// Every `step`-th bit pattern of float from `first` up to `last`: the worst error in ulp, where it is, and how many
+// values are of another kind (NaN, infinity, sign of zero) than the truth; then `at` is the first of those.
+MN_EXPORT void measure_float(int64_t f, uint64_t first, uint64_t last, uint64_t step, double* worst, float* at,
+                             int64_t* wrong) {
   constexpr uint64_t piece = 1 << 14;
   const int64_t pieces = static_cast<int64_t>((last - first + step * piece - 1) / (step * piece));
   *worst = 0, *at = 0, *wrong = 0;
@@ -150,7 +152,8 @@ MN_EXPORT void measure_float(int64_t f, uint64_t first, uint64_t last, uint64_t 
   for (int64_t p = 0; p < pieces; ++p) {
     std::vector<float> from;
     const uint64_t begin = first + static_cast<uint64_t>(p) * step * piece;
-    for (uint64_t b = begin; b < std::min(last, begin + step * piece); b += step) from.push_back(mn::bit_cast<float>(static_cast<uint32_t>(b)));
+    for (uint64_t b = begin; b < std::min(last, begin + step * piece); b += step)
+      from.push_back(mn::bit_cast<float>(static_cast<uint32_t>(b)));
     double mine = 0;
     float mine_at = 0;
     int64_t mine_wrong = 0;
@@ -165,29 +168,35 @@ MN_EXPORT void measure_float(int64_t f, uint64_t first, uint64_t last, uint64_t 
 }
 
 // The same for the `count` doubles at `values`.
-MN_EXPORT void measure_double(int64_t f, const double* values, int64_t count, double* worst, double* at, int64_t* wrong) {
+MN_EXPORT void measure_double(int64_t f, const double* values, int64_t count, double* worst, double* at,
+                              int64_t* wrong) {
   *worst = 0, *at = 0, *wrong = 0;
-  compare(functions[f].as_double, functions[f].truth_of_double, std::vector<double>(values, values + count), worst, at, wrong);
+  compare(functions[f].as_double, functions[f].truth_of_double, std::vector<double>(values, values + count), worst, at,
+          wrong);
 }
 
-MN_EXPORT void evaluate_float(int64_t f, const float* from, float* to, int64_t n) { functions[f].as_float(from, to, n); }
-MN_EXPORT void evaluate_double(int64_t f, const double* from, double* to, int64_t n) { functions[f].as_double(from, to, n); }
+MN_EXPORT void evaluate_float(int64_t f, const float* from, float* to, int64_t n) {
+  functions[f].as_float(from, to, n);
+}
+MN_EXPORT void evaluate_double(int64_t f, const double* from, double* to, int64_t n) {
+  functions[f].as_double(from, to, n);
+}
 MN_EXPORT double truth_of_float(int64_t f, float x) { return functions[f].truth_of_float(x); }
 
 // Functions of two arguments, for the tests that compare them with PyTorch.
-#define BINARY(name, C, call)                                                            \
-  MN_EXPORT void name(const C* a, const C* b, C* to, int64_t n) {                        \
-    for (int64_t i = 0; i < n; ++i) {                                                    \
-      const C x = a[i], y = b[i];                                                        \
-      to[i] = call;                                                                      \
-    }                                                                                    \
+#define BINARY(name, C, call)                                     \
+  MN_EXPORT void name(const C* a, const C* b, C* to, int64_t n) { \
+    for (int64_t i = 0; i < n; ++i) {                             \
+      const C x = a[i], y = b[i];                                 \
+      to[i] = call;                                               \
+    }                                                             \
   }
-#define BINARIES(C, suffix)                                  \
-  BINARY(pow_##suffix, C, mn::pow(x, y))                     \
-  BINARY(remainder_##suffix, C, mn::remainder(x, y))         \
-  BINARY(maximum_##suffix, C, mn::maximum(x, y))             \
-  BINARY(minimum_##suffix, C, mn::minimum(x, y))             \
-  BINARY(sign_##suffix, C, (void(y), mn::sign(x)))           \
+#define BINARIES(C, suffix)                          \
+  BINARY(pow_##suffix, C, mn::pow(x, y))             \
+  BINARY(remainder_##suffix, C, mn::remainder(x, y)) \
+  BINARY(maximum_##suffix, C, mn::maximum(x, y))     \
+  BINARY(minimum_##suffix, C, mn::minimum(x, y))     \
+  BINARY(sign_##suffix, C, (void(y), mn::sign(x)))   \
   BINARY(abs_##suffix, C, (void(y), mn::abs(x)))
 BINARIES(float, float)
 BINARIES(double, double)

@@ -15,7 +15,14 @@ HERE = Path(__file__).parent
 DEVICE = HERE.parents[2] / "src" / "modelnew" / "device"
 FLAGS = (
     *("-O3", "-march=native", "-std=c++17", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
-    *("-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-Wno-maybe-uninitialized"),  # the last: false alarms of GCC in its own intrinsics
+    *(
+        "-fPIC",
+        "-shared",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-Wno-maybe-uninitialized",
+    ),  # the last: false alarms of GCC in its own intrinsics
 )
 CXX_TYPES = {
     torch.float32: "float",
@@ -75,7 +82,9 @@ def pointer(tensor: torch.Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
-def launch(library: ctypes.CDLL, name: str, tensors: Sequence[torch.Tensor], numbers: Sequence[int], threads: int) -> None:
+def launch(
+    library: ctypes.CDLL, name: str, tensors: Sequence[torch.Tensor], numbers: Sequence[int], threads: int
+) -> None:
     """Call the kernel `name` on outputs, then inputs, with a plan's numbers."""
     plan = (ctypes.c_int64 * len(numbers))(*numbers)
     code = getattr(library, name)(*map(pointer, tensors), plan, ctypes.c_int64(threads))

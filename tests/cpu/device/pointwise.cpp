@@ -32,8 +32,12 @@ MN_EXPORT int one(void* y, const int64_t* plan, mn::queue queue) {
   return mn::pointwise<one_body, mn::types<T>, mn::types<>>({y}, {}, plan, queue);
 }
 struct pick_body {
-  MN_FN auto operator()(bool mask, C x, int64_t n) const { return mn::values(mn::where(mask, x, mn::cast<C>(n)), n + 1); }
+  MN_FN auto operator()(bool mask, C x, int64_t n) const {
+    return mn::values(mn::where(mask, x, mn::cast<C>(n)), n + 1);
+  }
 };
-MN_EXPORT int pick(void* y, void* next, const void* mask, const void* x, const void* n, const int64_t* plan, mn::queue queue) {
-  return mn::pointwise<pick_body, mn::types<T, int64_t>, mn::types<bool, T, int64_t>>({y, next}, {mask, x, n}, plan, queue);
+MN_EXPORT int pick(void* y, void* next, const void* mask, const void* x, const void* n, const int64_t* plan,
+                   mn::queue queue) {
+  return mn::pointwise<pick_body, mn::types<T, int64_t>, mn::types<bool, T, int64_t>>({y, next}, {mask, x, n}, plan,
+                                                                                      queue);
 }

@@ -1,5 +1,5 @@
-// Runs plans read from standard input on buffers of exactly the size that they need. Each line: family, elements of the input,
-// elements of the output, count of the plan's numbers, the numbers.
+// Runs plans read from standard input on buffers of exactly the size that they need. Each line: family, elements of the
+// input, elements of the output, count of the plan's numbers, the numbers.
 #include <iostream>
 #include <string>
 #include <vector>
@@ -31,10 +31,10 @@ int main() {
     for (int64_t& n : plan) std::cin >> n;
     for (const int64_t threads : {1, 3}) {
       std::vector<float> x(static_cast<size_t>(inputs), 0.5f), y(static_cast<size_t>(outputs), -1.0f);
-      const int code =
-          family == "rows"
-              ? mn::rows<softmax_body, mn::types<float>, mn::types<float>>({y.data()}, {x.data()}, plan.data(), mn::queue{threads})
-              : mn::pointwise<sigmoid_body, mn::types<float>, mn::types<float>>({y.data()}, {x.data()}, plan.data(), mn::queue{threads});
+      const int code = family == "rows" ? mn::rows<softmax_body, mn::types<float>, mn::types<float>>(
+                                              {y.data()}, {x.data()}, plan.data(), mn::queue{threads})
+                                        : mn::pointwise<sigmoid_body, mn::types<float>, mn::types<float>>(
+                                              {y.data()}, {x.data()}, plan.data(), mn::queue{threads});
       if (code != 0) return 1;
       for (const float v : y)
         if (!(v > 0.0f && v <= 1.0f)) {

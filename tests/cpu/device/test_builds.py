@@ -1,5 +1,6 @@
 """The library built otherwise: for older machines, without optimisation, under the sanitisers, each header alone."""
 
+import ctypes
 import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ OLDER = ("-march=x86-64", "-march=x86-64-v3") if os.uname().machine == "x86_64" 
 @pytest.mark.parametrize("machine", OLDER)
 def test_older_machines(machine: str) -> None:
     """Without AVX-512, and without any AVX: the same values but for rounding."""
-    library = load("rows.cpp", "-DMN_T=mn::half", machine)
+    library = load("rows.cpp", "-DMN_T=mn::half", machine, "-O1")
     x = torch.randn(30, 700, generator=torch.Generator().manual_seed(0)).half()
     y, shifted = torch.empty_like(x), torch.empty_like(x)
     for dims in ((0,), (1,)):
@@ -30,8 +31,6 @@ def test_older_machines(machine: str) -> None:
 @pytest.mark.parametrize("machine", OLDER)
 def test_functions_on_older_machines(machine: str) -> None:
     """Without fused multiply-add, float functions keep their bound."""
-    import ctypes
-
     library = load("accuracy.cpp", machine)
     for f in range(library.function_count()):
         worst, at, wrong = ctypes.c_double(), ctypes.c_float(), ctypes.c_int64()
@@ -76,11 +75,20 @@ def test_every_header_begins_as_the_emitter_expects() -> None:
 def test_sanitisers(tmp_path: Path) -> None:
     """Every plan kind on buffers of exactly the right size, under AddressSanitizer and UndefinedBehaviorSanitizer."""
     flags = tuple(f for f in FLAGS if f not in ("-O3", "-shared", "-fopenmp"))
-    program = build("sanitised.cpp", "-O1", "-g", "-fopenmp", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", flags=flags, output="out")
+    program = build(
+        "sanitised.cpp",
+        "-O1",
+        "-g",
+        "-fopenmp",
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=all",
+        flags=flags,
+        output="out",
+    )
     cases = []
-    for shape, strides in (
-        ((1000,), (1,)), ((3, 1025), (1, 3)), ((40, 70), (1, 40)), ((40, 70), (5, 1)), ((7, 9, 30), (30, 210, 1)), ((1,), (0,)), ((60, 60), (0, 1)),
-    ):  # fmt: skip
+    layouts = [((1000,), (1,)), ((3, 1025), (1, 3)), ((40, 70), (1, 40)), ((40, 70), (5, 1))]
+    layouts += [((7, 9, 30), (30, 210, 1)), ((1,), (0,)), ((60, 60), (0, 1))]
+    for shape, strides in layouts:
         x = torch.empty(1 << 16).as_strided(shape, strides)
         y = torch.empty(shape)
         for cache in (1 << 25, 1):
@@ -95,7 +103,11 @@ def test_sanitisers(tmp_path: Path) -> None:
         span = 1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
         lines.append(" ".join(map(str, (family, span, y.numel(), len(numbers), *numbers))))
     done = subprocess.run(
-        [str(program)], input="\n".join(lines) + "\n", capture_output=True, text=True, env={**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
+        [str(program)],
+        input="\n".join(lines) + "\n",
+        capture_output=True,
+        text=True,
+        env={**os.environ, "ASAN_OPTIONS": "detect_leaks=0"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.split()[-1] == str(len(cases))

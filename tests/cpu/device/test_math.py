@@ -66,7 +66,9 @@ def test_every_16_bit_value(name: str, dtype: torch.dtype) -> None:
     x = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16).view(dtype)
     y = evaluate(name, x.float()).to(dtype)
     number, library = number_of(name), load(LIBRARY)
-    truth = torch.tensor([library.truth_of_float(ctypes.c_int64(number), ctypes.c_float(v)) for v in x.tolist()], dtype=torch.float64)
+    truth = torch.tensor(
+        [library.truth_of_float(ctypes.c_int64(number), ctypes.c_float(v)) for v in x.tolist()], dtype=torch.float64
+    )
     assert torch.equal(y.isnan(), truth.isnan())
     ok = ~truth.isnan()
     expected = truth.to(dtype)
@@ -122,7 +124,27 @@ def binary(name: str, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return to
 
 
-EDGES = [math.nan, math.inf, -math.inf, 0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 3.0, -3.0, 2.5, -7.25, 1e-40, 1e30, -1e30, 16777217.0]
+EDGES = [
+    math.nan,
+    math.inf,
+    -math.inf,
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    0.5,
+    -0.5,
+    2.0,
+    -2.0,
+    3.0,
+    -3.0,
+    2.5,
+    -7.25,
+    1e-40,
+    1e30,
+    -1e30,
+    16777217.0,
+]
 
 
 @pytest.mark.parametrize("name", ["pow", "atan2", "fmod", "remainder", "maximum", "minimum"])
@@ -150,7 +172,9 @@ def test_two_arguments(name: str) -> None:
 def test_integers(dtype: torch.dtype) -> None:
     """All pairs of small values and the limits; wrapping as in PyTorch."""
     limits = torch.iinfo(dtype)
-    edges = sorted({limits.min, limits.min + 1, limits.max - 1, limits.max, *(v for v in range(-9, 10) if v >= limits.min)})
+    edges = sorted(
+        {limits.min, limits.min + 1, limits.max - 1, limits.max, *(v for v in range(-9, 10) if v >= limits.min)}
+    )
     a, b = (t.flatten().contiguous() for t in torch.meshgrid(*[torch.tensor(edges, dtype=dtype)] * 2, indexing="ij"))
     assert torch.equal(binary("maximum", a, b), torch.maximum(a, b))
     assert torch.equal(binary("minimum", a, b), torch.minimum(a, b))
@@ -164,7 +188,9 @@ def test_integers(dtype: torch.dtype) -> None:
     small = (b >= 0) & (b <= 9)
     assert torch.equal(binary("pow", a[small], b[small]), torch.pow(a[small], b[small]))
     if limits.min < 0:
-        assert binary("pow", torch.tensor([1, -1, -1, 5, 0], dtype=dtype), torch.tensor([-3, -3, -2, -1, -1], dtype=dtype)).tolist() == [1, -1, 1, 0, 0]
+        assert binary(
+            "pow", torch.tensor([1, -1, -1, 5, 0], dtype=dtype), torch.tensor([-3, -3, -2, -1, -1], dtype=dtype)
+        ).tolist() == [1, -1, 1, 0, 0]
 
 
 @pytest.mark.parametrize("flags", [(), ("-mno-avx", "-mno-f16c")], ids=["native", "without AVX"])
@@ -180,7 +206,9 @@ def test_conversions(dtype: torch.dtype, name: str, flags: tuple[str, ...]) -> N
 
     bits = torch.arange(0, 1 << 32, 65537 // 3, dtype=torch.int64).to(torch.int32)
     ends = (wide[:-1] + wide[1:]) / 2  # the boundaries themselves
-    x = torch.cat([bits.view(torch.float32), ends, torch.nextafter(ends, ends + 1), torch.nextafter(ends, ends - 1)]).contiguous()
+    x = torch.cat(
+        [bits.view(torch.float32), ends, torch.nextafter(ends, ends + 1), torch.nextafter(ends, ends - 1)]
+    ).contiguous()
     back = torch.empty(x.numel(), dtype=dtype)
     getattr(library, f"to_{name}")(pointer(x), pointer(back), ctypes.c_int64(x.numel()))
     expected = x.to(dtype)

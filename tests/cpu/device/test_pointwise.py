@@ -132,7 +132,10 @@ def test_many_dims() -> None:
 
 def test_strided_outputs() -> None:
     """Outputs need not be dense: only what is theirs is written."""
-    for whole, part in (((64, 300), (slice(None), slice(7, 90))), ((64, 300), (slice(None, None, 2), slice(None, None, 3)))):
+    for whole, part in (
+        ((64, 300), (slice(None), slice(7, 90))),
+        ((64, 300), (slice(None, None, 2), slice(None, None, 3))),
+    ):
         target = torch.full(whole, -5.0)
         x = data(target[part].shape)
         run("is_zero", [target[part]], [x])

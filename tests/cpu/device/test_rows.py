@@ -42,7 +42,14 @@ CASES = [
 ]
 
 
-def run(name: str, outputs: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], dims: Sequence[int], threads: int = 2, cache: int = CACHE) -> str:
+def run(
+    name: str,
+    outputs: Sequence[torch.Tensor],
+    inputs: Sequence[torch.Tensor],
+    dims: Sequence[int],
+    threads: int = 2,
+    cache: int = CACHE,
+) -> str:
     """Launch on tensors expanded to one shape; the plan's kind."""
     plan = plan_rows(row_layout(outputs, inputs, dims), cache)
     launch(load("rows.cpp", *options(inputs[0].dtype)), name, [*outputs, *inputs], plan.numbers, threads)
@@ -120,10 +127,14 @@ def check_normalize(x: torch.Tensor, dims: Sequence[int], threads: int = 2) -> s
     kind = run("normalize", [y, mean], [x, weight], dims, threads)
     wide = x.double()
     centre = wide.mean(tuple(dims), keepdim=True)
-    truth = (wide - centre) * ((wide - centre).square().mean(tuple(dims), keepdim=True) + 1e-5).rsqrt() * weight.double()
+    truth = (
+        (wide - centre) * ((wide - centre).square().mean(tuple(dims), keepdim=True) + 1e-5).rsqrt() * weight.double()
+    )
     eps = torch.finfo(x.dtype).eps
     # rows of equal elements stay 0 but for the rounding of the mean, which 1e-5 enlarges by 300
-    assert ((y.double() - truth).abs() <= 8 * eps * (1 + truth.abs()) + 1e3 * torch.finfo(mean.dtype).eps * wide.abs().max()).all()
+    assert (
+        (y.double() - truth).abs() <= 8 * eps * (1 + truth.abs()) + 1e3 * torch.finfo(mean.dtype).eps * wide.abs().max()
+    ).all()
     assert torch.allclose(first(mean, dims).double(), centre, rtol=1e-5, atol=1e-6)
     return kind
 
@@ -139,7 +150,12 @@ def test_kinds(shape: tuple[int, ...], dims: tuple[int, ...], kind: str) -> None
 
 @pytest.mark.parametrize("dtype", CXX_TYPES)
 def test_dtypes(dtype: torch.dtype) -> None:
-    for shape, dims, kind in (((40, 1100), (1,), "whole"), ((2, 40_000), (1,), "split"), ((300, 70), (0,), "columns"), ((500, 7), (1,), "columns")):
+    for shape, dims, kind in (
+        ((40, 1100), (1,), "whole"),
+        ((2, 40_000), (1,), "split"),
+        ((300, 70), (0,), "columns"),
+        ((500, 7), (1,), "columns"),
+    ):
         x = data(shape, dtype)
         assert check_sum(x, dims) == kind
         assert check_profile(x, dims) == kind
@@ -203,7 +219,9 @@ def test_special_values() -> None:
             assert torch.equal(first(mine, dims).nan_to_num(77), expected.nan_to_num(77))
     for value in (float("-inf"), float("inf")):
         x = torch.full((5, 100), value)
-        found = [per_row((5, 100), (1,), t) for t in (x.dtype, x.dtype, torch.bool, torch.bool, torch.int64, torch.int64)]
+        found = [
+            per_row((5, 100), (1,), t) for t in (x.dtype, x.dtype, torch.bool, torch.bool, torch.int64, torch.int64)
+        ]
         run("profile", found, [x, torch.zeros(5, 100)], (1,))
         assert bool((first(found[0], (1,)) == value).all()) and bool((first(found[1], (1,)) == value).all())
 

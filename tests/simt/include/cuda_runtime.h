@@ -1,4 +1,5 @@
-// Stands in for CUDA's header: device headers and generated .cu files then compile with g++ and run on the CPU, thread by thread.
+// Stands in for CUDA's header: device headers and generated .cu files then compile with g++ and run on the CPU, thread
+// by thread.
 #pragma once
 
 #define MN_SIMT 1

@@ -46,7 +46,8 @@ struct compute_of<bf16> {
 template <class S>
 using compute_t = typename compute_of<S>::type;
 
-// Smallest and largest value, infinities included, and NaN. At class scope, where nvcc takes the constants without a flag.
+// Smallest and largest value, infinities included, and NaN. At class scope, where nvcc takes the constants without a
+// flag.
 template <class C>
 struct bounds {
   using limits = std::numeric_limits<C>;

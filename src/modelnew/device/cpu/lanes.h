@@ -38,7 +38,8 @@ struct accumulators {
   }
   MN_FN typename R::type at(int64_t l) const { return lane[l]; }
 
-  // All of `count` accumulators, a multiple of fold_width: the upper half of the vectors onto the lower, then within one vector.
+  // All of `count` accumulators, a multiple of fold_width: the upper half of the vectors onto the lower, then within
+  // one vector.
   MN_FN typename R::type total(int64_t count) {
     while (count > fold_width) {
       const int64_t half = (count / fold_width + 1) / 2 * fold_width;
@@ -103,7 +104,8 @@ struct accumulators<together_of<R...>, Count> {
 // So many that the additions of one accumulator, each waiting for the last, do not hold up the loads.
 constexpr int64_t lane_count = 128;
 
-// Accumulators in levels: after `fan` terms a level is added to the next and begins again, so that no sum is a long chain.
+// Accumulators in levels: after `fan` terms a level is added to the next and begins again, so that no sum is a long
+// chain.
 template <class R, int64_t Count>
 struct cascade {
   static constexpr int64_t fan = 16, most_levels = 8;
@@ -153,7 +155,8 @@ struct reduction {
     int64_t i = 0, terms = 0;
     for (; i + 2 * lanes <= n; i += 2 * lanes, ++terms) {
 #pragma omp simd
-      for (int64_t l = 0; l < lanes; ++l) sums.level[0].add(l, R::combine(value(element(i + l)), value(element(i + lanes + l))));
+      for (int64_t l = 0; l < lanes; ++l)
+        sums.level[0].add(l, R::combine(value(element(i + l)), value(element(i + lanes + l))));
     }
     for (; i < n; i += lanes, ++terms) {
       const int64_t count = n - i < lanes ? n - i : lanes;

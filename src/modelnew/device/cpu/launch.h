@@ -49,7 +49,8 @@ MN_FN range part_of(int64_t count, int64_t index, int64_t parts) {
           static_cast<int64_t>(static_cast<__int128>(count) * (index + 1) / parts)};
 }
 
-// f(begin, end) on up to `threads` threads, each given one contiguous part; the calling thread alone where there is one part.
+// f(begin, end) on up to `threads` threads, each given one contiguous part; the calling thread alone where there is one
+// part.
 template <class F>
 inline void parallel(int64_t threads, int64_t count, const F& f) {
   const int64_t parts = threads < count ? threads : count;
@@ -72,7 +73,8 @@ inline void prepare_output(void* data, int64_t bytes) {
   if (bytes < static_cast<int64_t>(2 * page)) return;
   const uintptr_t first = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
   const uintptr_t last = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) / page * page;
-  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // a hint: failure costs only time
+  if (first < last)
+    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // a hint: failure costs only time
 #else
   (void)data, (void)bytes;
 #endif

@@ -8,7 +8,8 @@ namespace mn {
 
 // The kinds, and what a, b, c are. The dims come in the order in which they are walked.
 //   flat     rank 0 or 1, every stride 1 or 0          a: elements that are worth a thread
-//   blocks   the last two dims are cut into blocks     a: as above   b, c: rows, columns of a block, b * c <= tile_elements
+//   blocks   the last two dims are cut into blocks     a: as above   b, c: rows, columns of a block, b * c <=
+//   tile_elements
 // stream_bit is added to either: stores go past the cache.
 namespace pointwise_kind {
 constexpr int64_t flat = 0, blocks = 1, stream_bit = 256;
@@ -53,7 +54,8 @@ struct pointwise_launch<Body, types<Outs...>, types<Ins...>> {
 
   // The loop that the compiler vectorises: nothing but contiguous arrays of compute values.
   template <size_t... O, size_t... I, class... To, class... From>
-  MN_FN static void compute(int64_t n, detail::indices<O...>, pack<To*...> to, [[maybe_unused]] pack<From*...> from, detail::indices<I...>) {
+  MN_FN static void compute(int64_t n, detail::indices<O...>, pack<To*...> to, [[maybe_unused]] pack<From*...> from,
+                            detail::indices<I...>) {
     const Body body{};
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) {
@@ -97,7 +99,8 @@ struct pointwise_launch<Body, types<Outs...>, types<Ins...>> {
     block shape[operands];
     for (int64_t index = begin; index < end; ++index) {
       const int64_t column = index % across * plan.c, row = index / across % down * plan.b;
-      const int64_t height = rows - row < plan.b ? rows - row : plan.b, width = columns - column < plan.c ? columns - column : plan.c;
+      const int64_t height = rows - row < plan.b ? rows - row : plan.b,
+                    width = columns - column < plan.c ? columns - column : plan.c;
       for (size_t k = 0; k < operands; ++k) {
         at[k] = row * stride(k, outer) + column * stride(k, outer + 1);
         shape[k] = block{height, width, stride(k, outer), stride(k, outer + 1)};

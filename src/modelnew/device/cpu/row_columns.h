@@ -1,8 +1,9 @@
-// Row kind `columns`: a thread owns neighbouring rows and walks them side by side, so that cache lines are used whole where
-// the elements of one row lie far apart, and vectors are full where rows are short.
+// Row kind `columns`: a thread owns neighbouring rows and walks them side by side, so that cache lines are used whole
+// where the elements of one row lie far apart, and vectors are full where rows are short.
 //
-// The body is written for one row. It runs once per row and pass: in pass s the sweeps before s return what they found, sweep s
-// collects the functors of all rows and, at the last row, runs over the memory of all of them; later sweeps do nothing yet.
+// The body is written for one row. It runs once per row and pass: in pass s the sweeps before s return what they found,
+// sweep s collects the functors of all rows and, at the last row, runs over the memory of all of them; later sweeps do
+// nothing yet.
 #pragma once
 
 #include "cpu/lanes.h"
@@ -68,7 +69,8 @@ struct column_block<types<Outs...>, types<Ins...>> {
       for (int64_t first = 0; first < inner; first += layout.head.c) {
         position = run * inner + first;
         depth = inner - first < layout.head.c ? inner - first : layout.head.c;
-        for (size_t k = 0; k < operands; ++k) tile_at[k] = start[k] + (rank > 0 ? first * layout.inner_stride(k, rank - 1) : 0);
+        for (size_t k = 0; k < operands; ++k)
+          tile_at[k] = start[k] + (rank > 0 ? first * layout.inner_stride(k, rank - 1) : 0);
         f();
       }
     }
@@ -179,7 +181,8 @@ class column_row {
     const int64_t sweep = sweep_++;
     if (sweep >= most_sweeps) block_.failed = true;
     if (block_.failed || sweep != block_.pass) return;
-    if (const auto* all = collect(lazy<F, H...>{f, values(h...)})) run_store(all, detail::indices<O...>{}, indices_to<sizeof...(O)>{});
+    if (const auto* all = collect(lazy<F, H...>{f, values(h...)}))
+      run_store(all, detail::indices<O...>{}, indices_to<sizeof...(O)>{});
   }
 
   // Written in the pass after the last sweep, when every result is known.

@@ -5,7 +5,8 @@
 
 namespace mn {
 
-// Tiles whose results are combined before any other: the cut does not depend on the number of threads, so neither does the result.
+// Tiles whose results are combined before any other: the cut does not depend on the number of threads, so neither does
+// the result.
 constexpr int64_t tiles_per_chunk = 64;
 
 template <class Outs, class Ins>
@@ -67,7 +68,8 @@ class split_row {
   void store(F f, H... h) {
     const lazy<F, H...> element{f, values(h...)};
     sweep([&](ports_t& ports, int64_t, int64_t first, int64_t count) {
-      ports.sweep(first, count, [&] { ports.write(ports.view(element), detail::indices<O...>{}, indices_to<sizeof...(O)>{}); });
+      ports.sweep(first, count,
+                  [&] { ports.write(ports.view(element), detail::indices<O...>{}, indices_to<sizeof...(O)>{}); });
     });
   }
   template <size_t O, class V>

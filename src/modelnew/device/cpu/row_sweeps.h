@@ -9,7 +9,7 @@ namespace mn {
 
 // Handles: what a body holds instead of the elements of a row.
 template <size_t I>
-struct loaded {};  // an input
+struct loaded {};     // an input
 struct positions {};  // 0, 1, 2, ...
 template <class V>
 struct kept {  // values in the thread's memory
@@ -51,13 +51,14 @@ struct row_ports<types<Outs...>, types<Ins...>> {
   static constexpr size_t outputs = sizeof...(Outs), operands = outputs + sizeof...(Ins);
   row_tiles<operands> tiles;
   bool stream;
-  int64_t row[operands];  // offsets of the current row
+  int64_t row[operands];             // offsets of the current row
   bool fetched[sizeof...(Ins) + 1];  // inputs that the current tile already has
   const void* from[sizeof...(Ins) + 1];
   pack<output_port<Outs>...> out;
   pack<input_port<Ins>...> in;
 
-  row_ports(const std::array<void*, outputs>& outs, const std::array<const void*, sizeof...(Ins)>& ins, const row_layout& layout)
+  row_ports(const std::array<void*, outputs>& outs, const std::array<const void*, sizeof...(Ins)>& ins,
+            const row_layout& layout)
       : tiles(layout), stream(layout.stream) {
     open(outs, ins, indices_to<outputs>{}, indices_to<sizeof...(Ins)>{});
   }

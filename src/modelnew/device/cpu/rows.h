@@ -9,8 +9,8 @@ namespace mn {
 
 namespace detail {
 template <class... Outs, size_t... O>
-inline void prepare_row_outputs(const std::array<void*, sizeof...(Outs)>& outs, const row_layout& layout, types<Outs...>,
-                                indices<O...>) {
+inline void prepare_row_outputs(const std::array<void*, sizeof...(Outs)>& outs, const row_layout& layout,
+                                types<Outs...>, indices<O...>) {
   const auto bytes = [&](size_t k, int64_t item) {
     bool along = false;
     for (int64_t d = 0; d < layout.head.inner_rank; ++d) along |= layout.inner_stride(k, d) != 0;
@@ -21,7 +21,8 @@ inline void prepare_row_outputs(const std::array<void*, sizeof...(Outs)>& outs, 
 }  // namespace detail
 
 template <class Body, class Outs, class Ins>
-inline int rows(std::array<void*, Outs::size> outs, std::array<const void*, Ins::size> ins, const int64_t* plan, queue q) {
+inline int rows(std::array<void*, Outs::size> outs, std::array<const void*, Ins::size> ins, const int64_t* plan,
+                queue q) {
   const row_layout layout(plan);
   detail::prepare_row_outputs(outs, layout, Outs{}, indices_to<Outs::size>{});
   switch (layout.head.kind & ~row_kind::stream_bit) {

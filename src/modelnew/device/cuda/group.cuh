@@ -29,8 +29,8 @@ MN_FN A combine_lanes(Op op, A value, int lanes) {
 
 constexpr int partial_bytes = 48;  // of one partial result, at most
 
-// One set of partial results is written while slower threads may still read the last one's: sets are used in turn, so that
-// one barrier per reduction is enough. `round`: how many reductions there have been.
+// One set of partial results is written while slower threads may still read the last one's: sets are used in turn, so
+// that one barrier per reduction is enough. `round`: how many reductions there have been.
 
 // A block on one row: one partial result per warp.
 struct block_group {
@@ -63,7 +63,8 @@ struct side_by_side_group {
     partial[threadIdx.x] = value;
     __syncthreads();
     for (int count = threads / 2; count >= across; count /= 2) {
-      if (int(threadIdx.x) < count) partial[threadIdx.x] = op.combine(partial[threadIdx.x], partial[threadIdx.x + count]);
+      if (int(threadIdx.x) < count)
+        partial[threadIdx.x] = op.combine(partial[threadIdx.x], partial[threadIdx.x + count]);
       __syncthreads();
     }
     value = partial[threadIdx.x % across];
@@ -100,8 +101,8 @@ struct cluster_group {
   }
 };
 
-// Blocks of a cooperative launch that share rows, through memory: a counter per team, zeroed before the launch, then the
-// partial results of each team's blocks, `lanes` of each block.
+// Blocks of a cooperative launch that share rows, through memory: a counter per team, zeroed before the launch, then
+// the partial results of each team's blocks, `lanes` of each block.
 struct grid_group {
   unsigned char* workspace;
   int blocks, lanes;

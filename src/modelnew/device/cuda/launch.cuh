@@ -59,8 +59,8 @@ template <class... P, class... A>
 int launch(void (*kernel)(P...), const launch_shape& shape, queue stream, const A&... arguments) {
   constexpr size_t shared_without_asking = 48 << 10;
   if (shape.shared_bytes > shared_without_asking) {
-    const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                   static_cast<int>(shape.shared_bytes));
+    const cudaError_t error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes));
     if (error != cudaSuccess) return taken(error);
   }
   if (shape.cluster > 8) {

@@ -1,6 +1,7 @@
 // Family 1: the same function at every element of a domain. The plan is made by runtime/plan_cuda.py:
 //   [kind, device, elements, rank, 0, threads, dim, 0]  sizes  strides
-// kind 0: every operand is contiguous; 1: strides of any kind; 2: through shared-memory tiles, along `dim` (transpose.cuh).
+// kind 0: every operand is contiguous; 1: strides of any kind; 2: through shared-memory tiles, along `dim`
+// (transpose.cuh).
 #pragma once
 
 #include "cuda/domain.cuh"
@@ -83,9 +84,8 @@ struct strided_operands {
 // Element i of the domain, in the order of the first output: a thread takes V of them in a row. Most often they lie in
 // one row of the innermost dim, so one place is worked out for all; where they cross into the next, one for each.
 template <class Body, int V, int U, class Outs, class Ins>
-__global__ void __launch_bounds__(256)
-    pointwise_strided(const __grid_constant__ strided_operands<Outs, Ins> o, const int64_t head,
-                      const int64_t elements) {
+__global__ void __launch_bounds__(256) pointwise_strided(const __grid_constant__ strided_operands<Outs, Ins> o,
+                                                         const int64_t head, const int64_t elements) {
   constexpr indices_to<Outs::size> outs;
   constexpr indices_to<Ins::size> ins;
   constexpr int count = strided_operands<Outs, Ins>::count;
@@ -177,6 +177,7 @@ int pointwise_on(const operands<types<Out...>, types<In...>>& o, const int64_t* 
 template <class Body, class Outs, class Ins>
 int pointwise(const std::array<void*, Outs::size>& outs, const std::array<const void*, Ins::size>& ins,
               const int64_t* plan, queue stream) {
+  if (plan[3] > max_rank) return cudaErrorInvalidValue;
   const device_scope device(plan[1]);
   if (device.error() != cudaSuccess) return taken(device.error());
   return detail::pointwise_on<Body>(make_operands<Outs, Ins>(outs, ins), plan, stream);

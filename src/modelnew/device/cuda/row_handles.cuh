@@ -1,6 +1,6 @@
-// Handles of rows that are swept vector by vector: `start` asks memory for what a vector needs, `item` gives the vector,
-// so that a sweep can start several. What has a place in shared memory is written there in the first sweep. `plain`: there
-// is nothing to compute, so registers are left for more vectors at a time.
+// Handles of rows that are swept vector by vector: `start` asks memory for what a vector needs, `item` gives the
+// vector, so that a sweep can start several. What has a place in shared memory is written there in the first sweep.
+// `plain`: there is nothing to compute, so registers are left for more vectors at a time.
 #pragma once
 
 #include "cuda/row_program.cuh"
@@ -52,8 +52,8 @@ struct counted {
 
 template <class Row, class F, class... H>
 struct computed {
-  using value = std::decay_t<decltype(std::declval<const F&>()(std::declval<const H&>().item(
-      std::declval<const Row&>(), 0, 0, std::declval<const typename H::raw&>())[0]...))>;
+  using value = std::decay_t<decltype(std::declval<const F&>()(
+      std::declval<const H&>().item(std::declval<const Row&>(), 0, 0, std::declval<const typename H::raw&>())[0]...))>;
   using item_type = computed_item<value, Row::V>;
   using raw = pack<typename H::raw...>;
   static constexpr bool plain = false;

@@ -1,8 +1,8 @@
 // What every kind of row has in common: operands, and the calls of docs/device-library.md over a row that can be swept.
 //
-// A row is cut into vectors of V elements where memory is aligned, so its first vector may begin before it: elements -skew
-// to -skew + V - 1. Edge vectors hold copies of the row's outermost elements beyond it, so functors never meet anything
-// but the row's own values; what they give there is left out of reductions and stores.
+// A row is cut into vectors of V elements where memory is aligned, so its first vector may begin before it: elements
+// -skew to -skew + V - 1. Edge vectors hold copies of the row's outermost elements beyond it, so functors never meet
+// anything but the row's own values; what they give there is left out of reductions and stores.
 #pragma once
 
 #include "cuda/domain.cuh"
@@ -23,8 +23,8 @@ struct row_operands {
   int64_t step[count];  // between the elements of a run
   int64_t jump[count];  // between the last element of a run and the first of the next, less `step`
 
-  // Offset of element `first` of a row from the row's beginning, in operand K; for rows that are simple. Vectors of more
-  // than one element are only asked for where `step` is 1.
+  // Offset of element `first` of a row from the row's beginning, in operand K; for rows that are simple. Vectors of
+  // more than one element are only asked for where `step` is 1.
   template <int K, int V>
   MN_FN int64_t inside_simple(int64_t first) const {
     const int64_t place = V > 1 ? first : first * step[K];
@@ -70,18 +70,18 @@ struct whole_and_aligned {
 
 // `Self` gives: folds; any_rank: rows need not be simple; sweep(aligned, per_vector, handles...), which calls
 // per_vector(first, whole, items...) for each vector of this thread, `whole`: all of it is in the row (a bool; or
-// whole_and_aligned, if `aligned`); combine(op, value) over the row's threads; leads(): whether this one speaks for them.
-// `first` is an int for rows that are held in registers, an int64_t for others.
+// whole_and_aligned, if `aligned`); combine(op, value) over the row's threads; leads(): whether this one speaks for
+// them. `first` is an int for rows that are held in registers, an int64_t for others.
 template <class Self, class Outs, class Ins, int Width>
 struct row_program {
   static constexpr int V = Width;
   static constexpr int outputs = Outs::size;
   static constexpr int count = Outs::size + Ins::size;
   const row_operands<Outs, Ins>& o;
-  int64_t elements = 0;         // 0 in a place beyond the last row, which computes nothing but takes part in barriers
-  uintptr_t base[count] = {};   // where the row begins in each operand
+  int64_t elements = 0;        // 0 in a place beyond the last row, which computes nothing but takes part in barriers
+  uintptr_t base[count] = {};  // where the row begins in each operand
   int skew = 0;
-  unsigned vectored = 0;        // bit k: operand k's vectors are aligned and contiguous
+  unsigned vectored = 0;  // bit k: operand k's vectors are aligned and contiguous
 
   MN_FN explicit row_program(const row_operands<Outs, Ins>& operand) : o(operand) {}
 
@@ -143,15 +143,14 @@ struct row_program {
 
   template <size_t... O, class F, class... H>
   MN_FN void store(F f, const H&... h) {
-    self().sweep(
-        ((vectored >> O & 1) && ...),
-        [&](auto first, auto whole, const auto&... item) {
-          pack<vec<type_at<O, Outs>, V>...> y;
+    self().sweep(((vectored >> O & 1) && ...),
+                 [&](auto first, auto whole, const auto&... item) {
+                   pack<vec<type_at<O, Outs>, V>...> y;
 #pragma unroll
-          for (int v = 0; v < V; ++v) put_results(y, v, as_pack(f(item[v]...)), indices_to<sizeof...(O)>{});
-          store_each<O...>(first, whole, y, indices_to<sizeof...(O)>{});
-        },
-        h...);
+                   for (int v = 0; v < V; ++v) put_results(y, v, as_pack(f(item[v]...)), indices_to<sizeof...(O)>{});
+                   store_each<O...>(first, whole, y, indices_to<sizeof...(O)>{});
+                 },
+                 h...);
   }
 
   template <class N>
@@ -215,7 +214,8 @@ struct row_program {
     ((base[O] = reinterpret_cast<uintptr_t>(o.at.template output<O>() + offset[O])), ...);
     ((base[Outs::size + I] = reinterpret_cast<uintptr_t>(o.at.template input<I>() + offset[Outs::size + I])), ...);
     skew = 0;
-    if constexpr (V > 1) ((skew = int(I) == o.leader ? misalignment<type_at<I, Ins>>(base[Outs::size + I]) : skew), ...);
+    if constexpr (V > 1)
+      ((skew = int(I) == o.leader ? misalignment<type_at<I, Ins>>(base[Outs::size + I]) : skew), ...);
     vectored = 0;
     ((vectored |= unsigned(is_vectored<type_at<O, Outs>, O>()) << O), ...);
     ((vectored |= unsigned(is_vectored<type_at<I, Ins>, Outs::size + I>()) << (Outs::size + I)), ...);

@@ -116,9 +116,12 @@ int rows_on(const operands<types<Out...>, types<In...>>& at, const int64_t* plan
   o.at = at;
   read_rows(o, plan);
   switch (plan[0]) {
-    case 0: return launch_registers<Body, V, held_bytes / larger(4, widest_of<In...>()) / V>(o, plan, stream);
-    case 4: return launch_chunks<Body, 1, true>(o, plan, stream);
-    default: return launch_chunks<Body, V, false>(o, plan, stream);
+    case 0:
+      return launch_registers<Body, V, held_bytes / larger(4, widest_of<In...>()) / V>(o, plan, stream);
+    case 4:
+      return launch_chunks<Body, 1, true>(o, plan, stream);
+    default:
+      return launch_chunks<Body, V, false>(o, plan, stream);
   }
 }
 
@@ -127,6 +130,7 @@ int rows_on(const operands<types<Out...>, types<In...>>& at, const int64_t* plan
 template <class Body, class Outs, class Ins>
 int rows(const std::array<void*, Outs::size>& outs, const std::array<const void*, Ins::size>& ins, const int64_t* plan,
          queue stream) {
+  if (plan[3] > max_rank || plan[4] > max_rank) return cudaErrorInvalidValue;
   const device_scope device(plan[1]);
   if (device.error() != cudaSuccess) return taken(device.error());
   return detail::rows_on<Body>(make_operands<Outs, Ins>(outs, ins), plan, stream);

@@ -114,7 +114,8 @@ struct chunk_row : row_program<chunk_row<Outs, Ins, Width, Across>, Outs, Ins, W
         for (int u = 0; u < flight; ++u) (h.start(*this, begin + u * stride, get<K>(raw[u])), ...);
 #pragma unroll
         for (int u = 0; u < flight; ++u)
-          per_vector(begin + u * stride, whole_and_aligned{}, h.item(*this, step + u, begin + u * stride, get<K>(raw[u]))...);
+          per_vector(begin + u * stride, whole_and_aligned{},
+                     h.item(*this, step + u, begin + u * stride, get<K>(raw[u]))...);
       } else {
 #pragma unroll 1
         for (int u = 0; u < flight; ++u) {

@@ -1,5 +1,5 @@
-// Pointwise where some inputs are contiguous along another dim than the output: their tiles go through shared memory, so
-// that both sides are read and written in whole cache lines.
+// Pointwise where some inputs are contiguous along another dim than the output: their tiles go through shared memory,
+// so that both sides are read and written in whole cache lines.
 #pragma once
 
 #include "cuda/domain.cuh"
@@ -7,9 +7,9 @@
 
 namespace mn {
 
-constexpr int tile_size = 64;    // elements, either way
-constexpr int tile_pitch = 65;   // of a tile's rows in shared memory: columns then lie in different banks
-constexpr int tile_vector = 4;   // elements per access
+constexpr int tile_size = 64;   // elements, either way
+constexpr int tile_pitch = 65;  // of a tile's rows in shared memory: columns then lie in different banks
+constexpr int tile_vector = 4;  // elements per access
 constexpr int tile_threads = 256;
 constexpr int tile_steps = tile_size * tile_size / tile_vector / tile_threads;
 
@@ -115,9 +115,8 @@ namespace detail {
 
 // `turned`: the dim that inputs with stride 1 along it, but not along the innermost, are turned from.
 template <class Body, class Outs, class Ins>
-int transposed(const operands<Outs, Ins>& at, const domain& dims,
-               const strides<Outs::size + Ins::size>& stride, const extent* readable, int turned,
-               const int* item_bytes, queue stream) {
+int transposed(const operands<Outs, Ins>& at, const domain& dims, const strides<Outs::size + Ins::size>& stride,
+               const extent* readable, int turned, const int* item_bytes, queue stream) {
   const int last = dims.rank - 1;
   tiled_operands<Outs, Ins> o = {};
   o.at = at;

@@ -30,7 +30,8 @@ struct fiber {
 inline fiber scheduler_fiber;  // the launch loop's own stack
 
 #if defined(__x86_64__)
-// Saves the callee-saved registers on the old stack, then takes up the new one. 30 times faster than swapcontext, which asks the kernel.
+// Saves the callee-saved registers on the old stack, then takes up the new one. 30 times faster than swapcontext, which
+// asks the kernel.
 extern "C" void simt_switch(void** save, void* load) __attribute__((visibility("hidden")));
 asm(R"(
 .text
@@ -80,14 +81,16 @@ inline void prepare_fiber(fiber& f) {
 // Stacks are kept between launches; a page below each is unmapped so that an overflow stops at once.
 inline void* new_stack() {
   constexpr size_t page = 4096;
-  void* memory = mmap(nullptr, stack_bytes + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* memory =
+      mmap(nullptr, stack_bytes + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   mprotect(memory, page, PROT_NONE);
   return static_cast<char*>(memory) + page;
 }
 
 inline void clean_stack(fiber& f) {
 #if defined(__SANITIZE_ADDRESS__)
-  __asan_unpoison_memory_region(f.stack, stack_bytes);  // a fiber that was abandoned leaves its variables' red zones behind
+  __asan_unpoison_memory_region(f.stack,
+                                stack_bytes);  // a fiber that was abandoned leaves its variables' red zones behind
 #endif
   (void)f;
 }

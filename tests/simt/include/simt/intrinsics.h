@@ -8,19 +8,36 @@
 
 #include "simt/watch.h"
 
-struct alignas(4) uchar4 { unsigned char x, y, z, w; };
-struct alignas(8) uint2 { unsigned x, y; };
-struct uint3 { unsigned x, y, z; };
-struct alignas(16) uint4 { unsigned x, y, z, w; };
-struct alignas(8) float2 { float x, y; };
-struct alignas(16) float4 { float x, y, z, w; };
-struct alignas(16) double2 { double x, y; };
-struct alignas(16) ulonglong2 { unsigned long long x, y; };
+struct alignas(4) uchar4 {
+  unsigned char x, y, z, w;
+};
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct uint3 {
+  unsigned x, y, z;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+struct alignas(8) float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(16) double2 {
+  double x, y;
+};
+struct alignas(16) ulonglong2 {
+  unsigned long long x, y;
+};
 
 namespace simt {
 template <class T>
 T checked_load(const T* p) {
-  if (reinterpret_cast<uintptr_t>(p) % sizeof(T)) fail("load of %zu bytes at an address that is not a multiple of %zu", sizeof(T), sizeof(T));
+  if (reinterpret_cast<uintptr_t>(p) % sizeof(T))
+    fail("load of %zu bytes at an address that is not a multiple of %zu", sizeof(T), sizeof(T));
   T value;
   memcpy(static_cast<void*>(&value), p, sizeof(T));
   return value;
@@ -33,10 +50,16 @@ void checked_store(T* p, T value) {
 }  // namespace simt
 
 // Cache hints change where data is kept, not what is read.
-#define SIMT_LOAD(name) \
-  template <class T> inline T name(const T* p) { return simt::checked_load(p); }
-#define SIMT_STORE(name) \
-  template <class T> inline void name(T* p, std::common_type_t<T> value) { simt::checked_store(p, value); }
+#define SIMT_LOAD(name)           \
+  template <class T>              \
+  inline T name(const T* p) {     \
+    return simt::checked_load(p); \
+  }
+#define SIMT_STORE(name)                                \
+  template <class T>                                    \
+  inline void name(T* p, std::common_type_t<T> value) { \
+    simt::checked_store(p, value);                      \
+  }
 SIMT_LOAD(__ldg)
 SIMT_LOAD(__ldca)
 SIMT_LOAD(__ldcg)
@@ -113,7 +136,8 @@ inline void* __cluster_map_shared_rank(const void* p, unsigned rank) {
   simt::block& home = *simt::gpu.current->home;
   const unsigned char* byte = static_cast<const unsigned char*>(p);
   if (rank >= home.cluster.size()) simt::fail("cluster: no block of rank %u", rank);
-  if (byte < home.shared.get() || byte >= home.shared.get() + home.shared_bytes) simt::fail("cluster: the pointer is not in this block's shared memory");
+  if (byte < home.shared.get() || byte >= home.shared.get() + home.shared_bytes)
+    simt::fail("cluster: the pointer is not in this block's shared memory");
   return home.cluster[rank]->shared.get() + (byte - home.shared.get());
 }
 

@@ -134,15 +134,22 @@ inline int source_lane(const thread& t) {
   const int segment = t.lane & ~(t.width - 1);
   int lane = t.lane;
   switch (t.op) {
-    case collective::shuffle: lane = segment | (t.argument & (t.width - 1)); break;
-    case collective::shuffle_up: lane = t.lane - t.argument >= segment ? t.lane - t.argument : t.lane; break;
-    case collective::shuffle_down: lane = t.lane + t.argument < segment + t.width ? t.lane + t.argument : t.lane; break;
+    case collective::shuffle:
+      lane = segment | (t.argument & (t.width - 1));
+      break;
+    case collective::shuffle_up:
+      lane = t.lane - t.argument >= segment ? t.lane - t.argument : t.lane;
+      break;
+    case collective::shuffle_down:
+      lane = t.lane + t.argument < segment + t.width ? t.lane + t.argument : t.lane;
+      break;
     case collective::shuffle_xor: {
       const int other = t.lane ^ t.argument;
       lane = other < segment + t.width ? other : t.lane;
       break;
     }
-    default: break;
+    default:
+      break;
   }
   return lane;
 }
@@ -232,7 +239,8 @@ inline bool run_warp(const block& b, size_t first, size_t& left) {
   bool ever = false;
   for (bool moved = true; moved; ever |= moved) {
     moved = false;
-    for (size_t i = 0; i < count; ++i) moved |= run_thread(*b.threads[first + (gpu.order == 1 ? count - 1 - i : i)], left);
+    for (size_t i = 0; i < count; ++i)
+      moved |= run_thread(*b.threads[first + (gpu.order == 1 ? count - 1 - i : i)], left);
   }
   return ever;
 }
@@ -262,8 +270,7 @@ inline void run_together(std::vector<std::unique_ptr<block>>& blocks) {
       t.stack.entry = thread_main;
       prepare_fiber(t.stack);
       const unsigned r = static_cast<unsigned>(rank);
-      t.index = dim3(r % blockDim.x, r / blockDim.x % blockDim.y,
-                     r / blockDim.x / blockDim.y);
+      t.index = dim3(r % blockDim.x, r / blockDim.x % blockDim.y, r / blockDim.x / blockDim.y);
       t.home = b.get();
       t.rank = rank;
       t.lane = rank % warp_size;
@@ -282,7 +289,8 @@ inline void run_together(std::vector<std::unique_ptr<block>>& blocks) {
       for (size_t i : order_of(blocks.size(), random)) moved |= run_block(*blocks[i], left);
     }
     idle = moved ? 0 : idle + 1;
-    if (!gpu.failed && idle == 2) fail("deadlock: every thread waits for another");  // twice: a thread may act, then poll
+    if (!gpu.failed && idle == 2)
+      fail("deadlock: every thread waits for another");  // twice: a thread may act, then poll
   }
 }
 

@@ -20,8 +20,15 @@ enum cudaError_t {
   cudaErrorLaunchFailure = 719,
   cudaErrorCooperativeLaunchTooLarge = 720,
 };
-enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8, cudaFuncAttributeNonPortableClusterSizeAllowed = 13 };
-enum cudaLaunchAttributeID { cudaLaunchAttributeIgnore = 0, cudaLaunchAttributeCooperative = 2, cudaLaunchAttributeClusterDimension = 4 };
+enum cudaFuncAttribute {
+  cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
+  cudaFuncAttributeNonPortableClusterSizeAllowed = 13
+};
+enum cudaLaunchAttributeID {
+  cudaLaunchAttributeIgnore = 0,
+  cudaLaunchAttributeCooperative = 2,
+  cudaLaunchAttributeClusterDimension = 4
+};
 union cudaLaunchAttributeValue {
   int cooperative;
   struct {
@@ -42,7 +49,7 @@ struct cudaLaunchConfig_t {
 
 namespace simt {
 struct limits {
-  size_t shared_per_block = 48 << 10;         // without asking
+  size_t shared_per_block = 48 << 10;          // without asking
   size_t shared_per_block_opt_in = 227 << 10;  // with cudaFuncSetAttribute
   unsigned resident_threads = 1 << 14;         // of a cooperative grid
   int devices = 1;
@@ -106,11 +113,14 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   }
   const size_t threads = size_t(config->blockDim.x) * config->blockDim.y * config->blockDim.z;
   const dim3 g = config->gridDim;
-  if (threads == 0 || threads > 1024 || g.x == 0 || g.y == 0 || g.z == 0 || g.x > 0x7fffffffu || g.y > 65535 || g.z > 65535)
+  if (threads == 0 || threads > 1024 || g.x == 0 || g.y == 0 || g.z == 0 || g.x > 0x7fffffffu || g.y > 65535 ||
+      g.z > 65535)
     return simt::note(cudaErrorInvalidConfiguration);
   if (cluster == 0 || cluster > 16 || g.x % cluster) return simt::note(cudaErrorInvalidConfiguration);
-  if (config->dynamicSmemBytes > simt::shared_allowed(reinterpret_cast<const void*>(kernel))) return simt::note(cudaErrorInvalidValue);
-  if (cooperative && size_t(g.x) * g.y * g.z * threads > simt::device_limits.resident_threads) return simt::note(cudaErrorCooperativeLaunchTooLarge);
+  if (config->dynamicSmemBytes > simt::shared_allowed(reinterpret_cast<const void*>(kernel)))
+    return simt::note(cudaErrorInvalidValue);
+  if (cooperative && size_t(g.x) * g.y * g.z * threads > simt::device_limits.resident_threads)
+    return simt::note(cudaErrorCooperativeLaunchTooLarge);
   gridDim = g;
   blockDim = config->blockDim;
   std::tuple<std::decay_t<P>...> copies(std::forward<A>(arguments)...);
@@ -133,13 +143,20 @@ inline cudaError_t cudaGetLastError() { return std::exchange(simt::last_error, c
 inline cudaError_t cudaPeekAtLastError() { return simt::last_error; }
 inline const char* cudaGetErrorString(cudaError_t error) {
   switch (error) {
-    case cudaSuccess: return "no error";
-    case cudaErrorInvalidValue: return "invalid argument";
-    case cudaErrorMemoryAllocation: return "out of memory";
-    case cudaErrorInvalidConfiguration: return "invalid configuration argument";
-    case cudaErrorInvalidDevice: return "invalid device ordinal";
-    case cudaErrorLaunchFailure: return simt::gpu.error.c_str();
-    case cudaErrorCooperativeLaunchTooLarge: return "too many blocks in cooperative launch";
+    case cudaSuccess:
+      return "no error";
+    case cudaErrorInvalidValue:
+      return "invalid argument";
+    case cudaErrorMemoryAllocation:
+      return "out of memory";
+    case cudaErrorInvalidConfiguration:
+      return "invalid configuration argument";
+    case cudaErrorInvalidDevice:
+      return "invalid device ordinal";
+    case cudaErrorLaunchFailure:
+      return simt::gpu.error.c_str();
+    case cudaErrorCooperativeLaunchTooLarge:
+      return "too many blocks in cooperative launch";
   }
   return "unknown error";
 }
@@ -160,7 +177,9 @@ struct cudaMemPoolProps {
   cudaMemAllocationType allocType;
   cudaMemLocation location;
 };
-inline cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps*) { return *pool = nullptr, cudaSuccess; }
+inline cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps*) {
+  return *pool = nullptr, cudaSuccess;
+}
 inline cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { return cudaSuccess; }
 inline cudaError_t cudaMallocAsync(void** p, size_t bytes, cudaStream_t) {
   *p = malloc(bytes);
@@ -168,10 +187,14 @@ inline cudaError_t cudaMallocAsync(void** p, size_t bytes, cudaStream_t) {
   ++simt::allocations;
   return cudaSuccess;
 }
-inline cudaError_t cudaMallocFromPoolAsync(void** p, size_t bytes, cudaMemPool_t, cudaStream_t stream) { return cudaMallocAsync(p, bytes, stream); }
+inline cudaError_t cudaMallocFromPoolAsync(void** p, size_t bytes, cudaMemPool_t, cudaStream_t stream) {
+  return cudaMallocAsync(p, bytes, stream);
+}
 inline cudaError_t cudaFreeAsync(void* p, cudaStream_t) {
   free(p);
   --simt::allocations;
   return cudaSuccess;
 }
-inline cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t) { return memset(p, value, bytes), cudaSuccess; }
+inline cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t) {
+  return memset(p, value, bytes), cudaSuccess;
+}

@@ -21,9 +21,11 @@ inline void on_store(const void* pointer, size_t bytes) {
   if (first % bytes) fail("store of %zu bytes at an address that is not a multiple of %zu", bytes, bytes);
   for (watched& output : outputs) {
     if (first < output.begin || first >= output.begin + output.writes.size()) continue;
-    if (first + bytes > output.begin + output.writes.size()) fail("store of %zu bytes runs past the end of an output", bytes);
+    if (first + bytes > output.begin + output.writes.size())
+      fail("store of %zu bytes runs past the end of an output", bytes);
     for (size_t i = 0; i < bytes; ++i)
-      if (output.writes[first - output.begin + i]++) fail("byte %zu of an output is written twice", size_t(first - output.begin + i));
+      if (output.writes[first - output.begin + i]++)
+        fail("byte %zu of an output is written twice", size_t(first - output.begin + i));
     return;
   }
 }

@@ -4,7 +4,6 @@
 #include "common/compare.h"
 #include "common/math/erf.h"
 #include "common/math/exp.h"
-#include "common/math/hyperbolic.h"
 
 namespace mn {
 
@@ -48,8 +47,9 @@ MN_FN double log1p_unit(double x) {
   const bool upper = x > 0x1.a827999fcef32p-2;
   const double f = upper ? 0.5 * (x - 1.0) : x;
   const double s = f / (2.0 + f), z = s * s, h = 0.5 * f * f;
-  const double q = z * polynomial(z, 0x1.5555555555555p-1, 0x1.9999999999eaap-2, 0x1.249249241de9fp-2, 0x1.c71c72689fc64p-3,
-                                  0x1.745cd958158a1p-3, 0x1.3b217f5a4ae87p-3, 0x1.0f4a36fef552dp-3, 0x1.100b29cab2adep-3);
+  const double q =
+      z * polynomial(z, 0x1.5555555555555p-1, 0x1.9999999999eaap-2, 0x1.249249241de9fp-2, 0x1.c71c72689fc64p-3,
+                     0x1.745cd958158a1p-3, 0x1.3b217f5a4ae87p-3, 0x1.0f4a36fef552dp-3, 0x1.100b29cab2adep-3);
   const double near = f - (h - s * (h + q));
   return upper ? 0x1.62e42fefa39efp-1 + (near + 0x1.abc9e3b39803fp-56) : near;
 }
@@ -85,8 +85,8 @@ MN_FN C silu(C x) {
   return detail::times_sigmoid(x, x, C(0), x < (sizeof(C) == 4 ? C(-110) : C(-750)));
 }
 
-// x times the normal distribution function of x, whose tail is exp(-x^2 / 2) times a rational function; in double, because
-// in float the many roundings would add up to 6 ulp.
+// x times the normal distribution function of x, whose tail is exp(-x^2 / 2) times a rational function; in double,
+// because in float the many roundings would add up to 6 ulp.
 MN_FN float gelu(float x) {
   const double t = static_cast<double>(detail::at_most(detail::magnitude(x), 14.5f));
   const double top = detail::polynomial(t, 0x1.00000019a2724p-1, 0x1.c0d9e5bf598bap-2, 0x1.775298cf81478p-3,
@@ -100,12 +100,14 @@ MN_FN float gelu(float x) {
 }
 MN_FN double gelu(double x) { return x * (0.5 * erfc(-0x1.6a09e667f3bcdp-1 * x)); }
 
-// x / (1 + e^-v), v = 2 sqrt(2/pi) (x + 0.044715 x^3): v carries its rounding error, which the exponential would enlarge.
+// x / (1 + e^-v), v = 2 sqrt(2/pi) (x + 0.044715 x^3): v carries its rounding error, which the exponential would
+// enlarge.
 MN_FN float gelu_tanh(float x) {
   const float t = detail::at_least(detail::at_most(x, 11.0f), -11.0f);
   const float square = t * t, square_low = fma(t, t, -square);
   const float cubic = 0x1.2444f2p-4f * square;
-  const float cubic_low = fma(0x1.2444f2p-4f, square, -cubic) + fma(0x1.2444f2p-4f, square_low, 0x1.49b16ap-29f * square);
+  const float cubic_low =
+      fma(0x1.2444f2p-4f, square, -cubic) + fma(0x1.2444f2p-4f, square_low, 0x1.49b16ap-29f * square);
   const float slope = 0x1.988454p+0f + cubic, part = slope - 0x1.988454p+0f;
   const float slope_low = ((0x1.988454p+0f - (slope - part)) + (cubic - part)) + (cubic_low - 0x1.857936p-25f);
   const float v = t * slope;

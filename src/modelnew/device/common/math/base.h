@@ -7,8 +7,8 @@
 
 namespace mn {
 
-// a * b + c. For float always with one rounding of the product's error (double holds the product exactly where there is no
-// fused instruction), so that error terms may be taken with it; for double fused only where the hardware does.
+// a * b + c. For float always with one rounding of the product's error (double holds the product exactly where there is
+// no fused instruction), so that error terms may be taken with it; for double fused only where the hardware does.
 MN_FN float fma(float a, float b, float c) {
 #if defined(MN_CUDA) || defined(__FMA__) || defined(__aarch64__)
   return ::fmaf(a, b, c);
@@ -60,8 +60,8 @@ MN_FN C magnitude(C x) {
 template <class C>
 MN_FN C copy_sign(C magnitude_of, C sign_of) {
   constexpr bits_of<C> top = ~(~bits_of<C>(0) >> 1);
-  return bit_cast<C>(static_cast<bits_of<C>>((bit_cast<bits_of<C>>(magnitude_of) & ~top) |
-                                             (bit_cast<bits_of<C>>(sign_of) & top)));
+  return bit_cast<C>(
+      static_cast<bits_of<C>>((bit_cast<bits_of<C>>(magnitude_of) & ~top) | (bit_cast<bits_of<C>>(sign_of) & top)));
 }
 
 // Nearest integer to x, |x| < 2^22 (2^51): as a number, and as the low bits of `shifted`.

@@ -7,7 +7,8 @@ namespace mn {
 
 namespace detail {
 
-// x = n ln2 + high + low with |high + low| <= ln2 / 2. The first part of ln2 is short: n times it is exact, and so is `high`.
+// x = n ln2 + high + low with |high + low| <= ln2 / 2. The first part of ln2 is short: n times it is exact, and so is
+// `high`.
 template <class C>
 struct reduced {
   C high, low;
@@ -117,10 +118,10 @@ MN_FN double exp2(double x) {
   const double within = detail::at_least(detail::at_most(x, 1025.0), -1076.0);
   const detail::rounded<double> n = detail::round_near(within);
   const double r = within - n.value;
-  const double p = detail::polynomial(r, 0x1.62e42fefa39efp-1, 0x1.ebfbdff82c5a4p-3, 0x1.c6b08d7049fe8p-5,
-                                      0x1.3b2ab6fba0114p-7, 0x1.5d87fe78cd715p-10, 0x1.4309130ed9f9ep-13,
-                                      0x1.ffcbfba9700bbp-17, 0x1.62bfc79a6054bp-20, 0x1.b5267cfbcdb31p-24,
-                                      0x1.e61b54a3f2633p-28, 0x1.e79b969b58a4fp-32);
+  const double p =
+      detail::polynomial(r, 0x1.62e42fefa39efp-1, 0x1.ebfbdff82c5a4p-3, 0x1.c6b08d7049fe8p-5, 0x1.3b2ab6fba0114p-7,
+                         0x1.5d87fe78cd715p-10, 0x1.4309130ed9f9ep-13, 0x1.ffcbfba9700bbp-17, 0x1.62bfc79a6054bp-20,
+                         0x1.b5267cfbcdb31p-24, 0x1.e61b54a3f2633p-28, 0x1.e79b969b58a4fp-32);
   return detail::scale(fma(r, p, 1.0), n.shifted);
 }
 

@@ -9,11 +9,14 @@ namespace detail {
 
 // asin(s) for 0 <= s <= 5/8, z = s^2
 MN_FN float asin_near_zero(float s, float z) {
-  return fma(s * z, polynomial(z, 0x1.555576p-3f, 0x1.332376p-4f, 0x1.7044cap-5f, 0x1.bff7b8p-6f, 0x1.3647c2p-5f,
-                               -0x1.8a0190p-6f, 0x1.076144p-4f), s);
+  return fma(s * z,
+             polynomial(z, 0x1.555576p-3f, 0x1.332376p-4f, 0x1.7044cap-5f, 0x1.bff7b8p-6f, 0x1.3647c2p-5f,
+                        -0x1.8a0190p-6f, 0x1.076144p-4f),
+             s);
 }
 
-// asin(m) below 5/8; from there on asin(sqrt((1 - m) / 2)), for asin(m) = pi/2 - 2 asin(sqrt((1 - m) / 2)). NaN for m > 1.
+// asin(m) below 5/8; from there on asin(sqrt((1 - m) / 2)), for asin(m) = pi/2 - 2 asin(sqrt((1 - m) / 2)). NaN for m
+// > 1.
 MN_FN float asin_or_half(float m, bool direct) {
   const float z = direct ? m * m : 0.5f * (1.0f - m);
   return asin_near_zero(direct ? m : sqrt(z), z);
@@ -22,8 +25,10 @@ MN_FN float asin_or_half(float m, bool direct) {
 // atan(q) for 0 <= q <= 1
 MN_FN float atan_below_one(float q) {
   const float z = q * q;
-  return fma(q * z, polynomial(z, -0x1.55553ep-2f, 0x1.9991e6p-3f, -0x1.2420b4p-3f, 0x1.c08f2ep-4f, -0x1.581456p-4f,
-                               0x1.da59eap-5f, -0x1.fdefc4p-6f, 0x1.64b212p-7f, -0x1.d4782ap-10f), q);
+  return fma(q * z,
+             polynomial(z, -0x1.55553ep-2f, 0x1.9991e6p-3f, -0x1.2420b4p-3f, 0x1.c08f2ep-4f, -0x1.581456p-4f,
+                        0x1.da59eap-5f, -0x1.fdefc4p-6f, 0x1.64b212p-7f, -0x1.d4782ap-10f),
+             q);
 }
 
 constexpr float half_pi = 0x1.921fb6p+0f, half_pi_low = -0x1.777a5cp-25f;

@@ -35,8 +35,9 @@ MN_FN float log1p_tail(float f) {
 MN_FN double log1p_tail(double f) {
   // with s = f / (2 + f): log(1 + f) = 2 atanh(s) = f - f^2/2 + s (f^2/2 + s^2 q(s^2))
   const double s = f / (2.0 + f), z = s * s, h = 0.5 * f * f;
-  const double q = z * polynomial(z, 0x1.5555555555555p-1, 0x1.9999999999eaap-2, 0x1.249249241de9fp-2, 0x1.c71c72689fc64p-3,
-                                  0x1.745cd958158a1p-3, 0x1.3b217f5a4ae87p-3, 0x1.0f4a36fef552dp-3, 0x1.100b29cab2adep-3);
+  const double q =
+      z * polynomial(z, 0x1.5555555555555p-1, 0x1.9999999999eaap-2, 0x1.249249241de9fp-2, 0x1.c71c72689fc64p-3,
+                     0x1.745cd958158a1p-3, 0x1.3b217f5a4ae87p-3, 0x1.0f4a36fef552dp-3, 0x1.100b29cab2adep-3);
   return fma(s, h + q, -h);
 }
 

@@ -32,7 +32,8 @@ MN_FN double pow(double x, double y) { return ::pow(x, y); }
 
 // In double, whose logarithm has the digits that a float result needs.
 MN_FN float pow(float x, float y) {
-  const float result = static_cast<float>(exp2(static_cast<double>(y) * log2(static_cast<double>(detail::magnitude(x)))));
+  const float result =
+      static_cast<float>(exp2(static_cast<double>(y) * log2(static_cast<double>(detail::magnitude(x)))));
   const float half = 0.5f * y;
   const bool integer = trunc(y) == y, odd = integer & (trunc(half) != half);
   const bool negative = (bit_cast<uint32_t>(x) >> 31) != 0;

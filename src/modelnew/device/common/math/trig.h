@@ -13,7 +13,8 @@ MN_FN float tan(float x) { return static_cast<float>(::tan(static_cast<double>(x
 
 namespace detail {
 
-// 64 bits of 2/pi (behind 32 zeros) from bit 32 `word` on, word = 0 ... 6. Selected, not looked up: a gather costs more.
+// 64 bits of 2/pi (behind 32 zeros) from bit 32 `word` on, word = 0 ... 6. Selected, not looked up: a gather costs
+// more.
 MN_FN uint64_t two_over_pi(uint32_t word) {
   const uint64_t first = word & 1u ? 0xa2f9836e4e441529ull : 0x00000000a2f9836eull;
   const uint64_t second = word & 1u ? 0xfc2757d1f534ddc0ull : 0x4e441529fc2757d1ull;
@@ -22,8 +23,8 @@ MN_FN uint64_t two_over_pi(uint32_t word) {
   return word & 4u ? (word & 2u ? 0x3c439041fe5163abull : third) : lower;
 }
 
-// |x| = (quadrant + fraction) * pi/2 with |fraction| <= 1/2, for every finite float: the product of the 24-bit mantissa with
-// the 96 bits of 2/pi that decide the result modulo 4, in units of 2^-62.
+// |x| = (quadrant + fraction) * pi/2 with |fraction| <= 1/2, for every finite float: the product of the 24-bit mantissa
+// with the 96 bits of 2/pi that decide the result modulo 4, in units of 2^-62.
 struct quarter_turns {
   double angle;  // fraction * pi/2, in radians
   uint32_t quadrant;
@@ -48,13 +49,17 @@ MN_FN quarter_turns reduce_angle(float x) {
 // |x| <= pi/4, good to 2^-43
 MN_FN double sin_near_zero(double x) {
   const double z = x * x;
-  return fma(x * z, polynomial(z, -0x1.5555555552385p-3, 0x1.1111110c9a245p-7, -0x1.a019f94ee112bp-13,
-                               0x1.71d776a3027a5p-19, -0x1.a9648ad0e732cp-26), x);
+  return fma(x * z,
+             polynomial(z, -0x1.5555555552385p-3, 0x1.1111110c9a245p-7, -0x1.a019f94ee112bp-13, 0x1.71d776a3027a5p-19,
+                        -0x1.a9648ad0e732cp-26),
+             x);
 }
 MN_FN double cos_near_zero(double x) {
   const double z = x * x;
-  return fma(z, polynomial(z, -0x1.ffffffffebcafp-2, 0x1.55555546d80b7p-5, -0x1.6c16b3ec9c97dp-10, 0x1.a00f06d99cb74p-16,
-                           -0x1.23d6098e3f896p-22), 1.0);
+  return fma(z,
+             polynomial(z, -0x1.ffffffffebcafp-2, 0x1.55555546d80b7p-5, -0x1.6c16b3ec9c97dp-10, 0x1.a00f06d99cb74p-16,
+                        -0x1.23d6098e3f896p-22),
+             1.0);
 }
 
 MN_FN float sin_of_quadrant(double angle, uint32_t quadrant) {
@@ -69,7 +74,8 @@ MN_FN float nan_unless_finite(float x, float result) { return isfinite(x) ? resu
 MN_FN float sin(float x) {
   const detail::quarter_turns a = detail::reduce_angle(x);
   const float result = detail::sin_of_quadrant(a.angle, a.quadrant);
-  return detail::nan_unless_finite(x, bit_cast<float>(bit_cast<uint32_t>(result) ^ (bit_cast<uint32_t>(x) & 0x80000000u)));
+  return detail::nan_unless_finite(x,
+                                   bit_cast<float>(bit_cast<uint32_t>(result) ^ (bit_cast<uint32_t>(x) & 0x80000000u)));
 }
 MN_FN float cos(float x) {
   const detail::quarter_turns a = detail::reduce_angle(x);
@@ -79,7 +85,8 @@ MN_FN float tan(float x) {
   const detail::quarter_turns a = detail::reduce_angle(x);
   const double s = detail::sin_near_zero(a.angle), c = detail::cos_near_zero(a.angle);
   const float result = static_cast<float>(a.quadrant & 1u ? -c / s : s / c);
-  return detail::nan_unless_finite(x, bit_cast<float>(bit_cast<uint32_t>(result) ^ (bit_cast<uint32_t>(x) & 0x80000000u)));
+  return detail::nan_unless_finite(x,
+                                   bit_cast<float>(bit_cast<uint32_t>(result) ^ (bit_cast<uint32_t>(x) & 0x80000000u)));
 }
 #endif
 
