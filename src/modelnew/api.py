@@ -130,6 +130,8 @@ def optimize_file(
     place = str(device_named(device))
     problem, program, text, shown = _compile_file(path, overrides, place, dtype, show, progress, measure=bench)
     report: dict[str, Any] = {"schema": "modelnew.optimize/1", "modelnew": modelnew.__version__, "reference": path.name}
+    work = work_of(program)
+    report["work"] = {"bytes_read": work.bytes_read, "bytes_written": work.bytes_written, "flops": dict(work.flops)}
     summary = [*([shown] if shown else []), *_fused(program)]
     with tempfile.TemporaryDirectory(prefix="modelnew-") as folder:
         candidate = Path(folder) / output.name

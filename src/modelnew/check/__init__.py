@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from modelnew import _lazy
 
 if TYPE_CHECKING:
-    from modelnew.check.public import SCHEMA, CaseResult, Report, check_file, check_files, check_module
+    from modelnew.check.public import SCHEMA, CaseResult, Report, check_file, check_files, check_module, junit
 
-__all__ = ["SCHEMA", "CaseResult", "Report", "check_file", "check_files", "check_module"]
+__all__ = ["SCHEMA", "CaseResult", "Report", "check_file", "check_files", "check_module", "junit"]
 
 _lazy.install(__name__, "modelnew.check.public", __all__)

@@ -102,7 +102,8 @@ class Judge:
             yield self._explained(found, case, evaluation, answer)
             if case.name == "shipped" and not answer.error:
                 first = answer
-            loaded = "" if answer.state or evaluation.answer.state else loaded  # it was changed by the call
+            if answer.error or answer.state or evaluation.answer.state:
+                loaded = ""  # the call changed it, or may have before it failed
         if first is not None:
             yield from self._conduct(candidate, first)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
+from xml.etree import ElementTree
 
 from modelnew.check.verdict import Comparison, Worst
 
@@ -180,3 +182,22 @@ def case_of(name: str, catches: str, comparisons: list[Comparison]) -> CaseResul
         pick.name,
         pick.worst,
     )
+
+
+def junit(reports: Sequence[Report]) -> str:
+    """The reports as JUnit XML: a suite per candidate, a test per case; undecided and refused cases are skipped
+    tests.
+    """
+    root = ElementTree.Element("testsuites")
+    for report in reports:
+        suite = ElementTree.SubElement(root, "testsuite", name=report.candidate, tests=str(len(report.cases)))
+        suite.set("failures", str(sum(case.outcome == "rejected" for case in report.cases)))
+        suite.set("skipped", str(sum(case.outcome not in ("accepted", "rejected") for case in report.cases)))
+        suite.set("time", f"{report.seconds:.3f}")
+        for case in report.cases:
+            test = ElementTree.SubElement(suite, "testcase", name=case.name, classname=report.reference)
+            if case.outcome == "rejected":
+                ElementTree.SubElement(test, "failure", message=case.reason).text = case.detail
+            elif case.outcome != "accepted":
+                ElementTree.SubElement(test, "skipped", message=f"{case.outcome}: {case.reason}")
+    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True)

@@ -53,33 +53,33 @@ class Guard:
             return False
 
     def covers(self, module: torch.nn.Module, *arguments: Any) -> bool:
-        """Whether the kernels give what the original forward would, for these arguments and in this mode."""
-        if not module.covered or not _plain_execution():
-            return False
-        if self.training and any(_attribute(module, path).training is not mode for path, mode in self.training.items()):
-            return False
-        if module._modules and not self._hooked_as_captured(module):
-            return False
+        """Whether the kernels give what the original forward would, for these arguments and in this mode.
+
+        Plain tensor arguments that were accepted before are recognised by what a look at each costs least.
+        """
         tensors: Sequence[torch.Tensor] = arguments
-        if not (
-            self.flat and len(arguments) == len(self.arguments) and all([type(t) is torch.Tensor for t in arguments])
-        ):
+        if not self.flat or any([type(argument) is not torch.Tensor for argument in arguments]):
             tensors = []
             try:
                 _gather(arguments, self.arguments, tensors)
             except _Mismatch:
                 return False
-        if torch.is_grad_enabled() and (
-            any(t.requires_grad for t in tensors) or any(p.requires_grad for p in module.parameters())
-        ):
-            return False  # autograd is recording
-        signature = tuple([(t.dtype, t.device, t.shape, t.layout, t.is_neg()) for t in tensors])
-        if signature in self.accepted:
-            return True
-        if not self._accepts(tensors):
-            return False
-        self.accepted.add(signature)
-        return True
+        signature = tuple([(t.dtype, t.device, t.shape, t.layout) for t in tensors])
+        if signature not in self.accepted:
+            if not self._accepts(tensors):
+                return False
+            self.accepted.add(signature)
+        return bool(
+            module.covered
+            and _plain_execution()
+            and not (torch.is_grad_enabled() and _records(module, tensors))
+            and not any([tensor.is_neg() for tensor in tensors])
+            and not (self.training and self._in_another_mode(module))
+            and (not module._modules or self._hooked_as_captured(module))
+        )
+
+    def _in_another_mode(self, module: torch.nn.Module) -> bool:
+        return any([_attribute(module, path).training is not mode for path, mode in self.training.items()])
 
     def _hooked_as_captured(self, module: torch.nn.Module) -> bool:
         """Kernels do not go through the submodules, so their hooks would not be called."""
@@ -94,10 +94,12 @@ class Guard:
     def _accepts(self, tensors: Sequence[torch.Tensor]) -> bool:
         leaves: list[Tensor] = []
         _leaves(self.arguments, leaves)
+        if len(leaves) != len(tensors):
+            return False
         working: Optional[torch.dtype] = None
         sizes: dict[str, int] = {}
         for leaf, tensor in zip(leaves, tensors):
-            if tensor.layout is not torch.strided or tensor.is_neg():
+            if tensor.layout is not torch.strided:
                 return False
             if leaf.dtype == "T":
                 working = working or tensor.dtype
@@ -116,6 +118,11 @@ class Guard:
                 elif size != expected:
                     return False
         return True
+
+
+def _records(module: torch.nn.Module, tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether autograd would record this call."""
+    return any(t.requires_grad for t in tensors) or any(p.requires_grad for p in module.parameters())
 
 
 def _unhooked(module: Any) -> bool:
@@ -171,17 +178,16 @@ def _nothing() -> int:
     return 0
 
 
-_dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", _nothing)
-_transforms = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", _nothing)
-_any_autocast = getattr(torch._C, "_is_any_autocast_enabled", None)
-_compiling = getattr(getattr(torch, "compiler", None), "is_compiling", _nothing)
+_DISPATCH_MODES = getattr(torch._C, "_len_torch_dispatch_stack", _nothing)
+_TRANSFORMS = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", _nothing)
+_ANY_AUTOCAST = getattr(torch._C, "_is_any_autocast_enabled", None)
+_COMPILING = getattr(getattr(torch, "compiler", None), "is_compiling", _nothing)
 
 
 def _plain_execution() -> bool:
     """No autocast, tracing, vmap, compilation or dispatch mode: things that want to see PyTorch's own ops."""
-    if _any_autocast is not None:
-        if _any_autocast():
-            return False
-    elif torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled():
+    if _DISPATCH_MODES() or _TRANSFORMS() or _COMPILING() or torch._C._get_tracing_state():
         return False
-    return not (_compiling() or torch._C._get_tracing_state() or _dispatch_modes() or _transforms())
+    if _ANY_AUTOCAST is not None:
+        return not _ANY_AUTOCAST()
+    return not (torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled())

@@ -124,27 +124,21 @@ class Kernel:
         if 0 in sizes:
             if any(sizes[axis] == 0 for axis in self.reduced):
                 raise Uncovered("rows of no elements")
-            return _returning(made, device, None)
+            return _launcher(made, device, None, None, None)
         plan = self._plan(sizes, tensors, shapes, strides, working)
         library = self.owner.library(device.type, working)
         function = getattr(library, "launch_" + self.name)
         function.argtypes = [ctypes.c_void_p] * (len(self.outputs) + len(self.inputs) + 1) + [ctypes.c_int64]
         function.restype = ctypes.c_int
         numbers = (ctypes.c_int64 * len(plan.numbers))(*plan.numbers)
-        queue = _queue(device)
+        return _launcher(made, device, function, numbers, self._fail)
 
-        def run(pointers: list[int], tensors: Sequence[torch.Tensor]) -> None:
-            code = function(*pointers, numbers, queue())
-            if code:
-                raise KernelError(self._failure(code, library, tensors))
-
-        return _returning(made, device, run)
-
-    def _failure(self, code: int, library: ctypes.CDLL, tensors: Sequence[torch.Tensor]) -> str:
+    def _fail(self, code: int, tensors: Sequence[torch.Tensor]) -> None:
+        library = self.owner.library(tensors[0].device.type, self._working(tensors))
         library.mn_error.restype = ctypes.c_char_p
         said = library.mn_error(code).decode()
         given = ", ".join(f"{str(t.dtype)[6:]} {tuple(t.shape)}" for t in tensors)
-        return f"kernel {self.name} on {given} ({tensors[0].device}) failed: {said} (error {code})"
+        raise KernelError(f"kernel {self.name} on {given} ({tensors[0].device}) failed: {said} (error {code})")
 
     def _working(self, tensors: Sequence[torch.Tensor]) -> Optional[torch.dtype]:
         """What T stands for in this call, once dtypes and devices are found to be right."""
@@ -355,23 +349,31 @@ def _broadcast_strides(tensor: torch.Tensor, rank: int) -> "tuple[int, ...]":
     return (0,) * (rank - len(walked)) + tuple(walked)
 
 
-def _returning(made: "list[_Made]", device: torch.device, run: Any) -> Callable[..., Any]:
-    """A function of the input tensors that allocates the outputs, runs, and returns them."""
+def _launcher(made: "list[_Made]", device: torch.device, function: Any, numbers: Any, fail: Any) -> Callable[..., Any]:
+    """A function of the input tensors that allocates the outputs, runs `function`, and returns them.
+
+    It is the whole cost of a call on the host, so it does nothing else; `function` None: there is nothing to compute.
+    """
+    queue = _queue(device)
     if len(made) == 1:
         shape, strides, dtype = made[0]
 
         def one(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
             output = torch.empty_strided(shape, strides, dtype=dtype, device=device)
-            if run is not None:
-                run([output.data_ptr(), *[t.data_ptr() for t in tensors]], tensors)
+            if function is not None:
+                code = function(output.data_ptr(), *[t.data_ptr() for t in tensors], numbers, queue())
+                if code:
+                    fail(code, tensors)
             return output
 
         return one
 
     def several(tensors: Sequence[torch.Tensor]) -> "tuple[torch.Tensor, ...]":
         outputs = tuple([torch.empty_strided(s, strides, dtype=d, device=device) for s, strides, d in made])
-        if run is not None:
-            run([t.data_ptr() for t in (*outputs, *tensors)], tensors)
+        if function is not None:
+            code = function(*[t.data_ptr() for t in (*outputs, *tensors)], numbers, queue())
+            if code:
+                fail(code, tensors)
         return outputs
 
     return several

@@ -8,6 +8,7 @@
 
 #include "common/core.h"
 #include "common/math/activations.h"
+#include "common/math/hyperbolic.h"
 #include "common/math/inverse_trig.h"
 #include "common/math/log.h"
 #include "common/math/pow.h"

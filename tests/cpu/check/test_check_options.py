@@ -1,0 +1,156 @@
+"""Precision, gradients, sizes, what a run could not see, and live modules."""
+
+import copy
+import textwrap
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from torch import nn
+
+from modelnew.check import check_file, check_files, check_module, junit
+from modelnew.errors import CheckError, UsageError
+from modelnew.problem import Problem
+
+REFERENCE = """
+import torch
+import torch.nn as nn
+rows = 24
+width = 48
+class {name}(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+    def forward(self, x):
+{forward}
+def get_inputs():
+    return [torch.rand(rows, width)]
+def get_init_inputs():
+    return [width]
+"""
+
+
+def write(path, name: str, forward: str):
+    path.write_text(REFERENCE.format(name=name, forward=textwrap.indent(textwrap.dedent(forward).strip(), " " * 8)))
+    return path
+
+
+@pytest.fixture
+def files(tmp_path):
+    """(problem, function that writes a candidate)."""
+
+    def make(reference: str, overrides=None):
+        problem = Problem.load(write(tmp_path / "reference.py", "Model", reference), overrides)
+        return problem, lambda forward: write(tmp_path / f"new{abs(hash(forward))}.py", "ModelNew", forward)
+
+    return make
+
+
+LINEAR = "return torch.tanh(self.linear(x))"
+TF32 = """
+def r(t): return ((t.contiguous().view(torch.int32) + 0x1000) & ~0x1fff).view(torch.float32)
+return torch.tanh(r(x) @ r(self.linear.weight).t() + self.linear.bias)
+"""
+BF16 = "return torch.tanh((x.bfloat16() @ self.linear.weight.t().bfloat16()).float() + self.linear.bias)"
+
+
+def test_a_lower_precision_is_named_and_accepted_only_when_asked_for(files):
+    problem, new = files(LINEAR)
+    candidates = [new(LINEAR), new(TF32), new(BF16)]
+    strict = check_files(problem, candidates, seed=3)
+    assert [report.accepted for report in strict] == [True, False, False]
+    assert [report.accuracy_class for report in strict] == ["fp32", "TF32-like", "bf16-like"]
+    assert strict[1].headline.startswith("rejected: TF32-like precision, ")
+    open_to_tf32 = check_files(problem, candidates, seed=3, precision="tf32")
+    assert [report.accepted for report in open_to_tf32] == [True, True, False]
+    assert "(TF32-like precision)" in open_to_tf32[1].headline
+    with pytest.raises(UsageError, match="no precision 'fp8'"):
+        check_file(problem, candidates[0], precision="fp8")
+
+
+def test_gradients_are_compared_when_asked_for(files):
+    problem, new = files(LINEAR)
+    detached = new("return torch.tanh(self.linear(x)).detach()")
+    wrong = new("y = torch.tanh(self.linear(x))\ny.requires_grad and y.register_hook(lambda g: 2 * g)\nreturn y")
+    right = new("return torch.tanh(x @ self.linear.weight.t() + self.linear.bias)")
+    assert all(report.accepted for report in check_files(problem, [detached, wrong, right], seed=3))
+    found = check_files(problem, [detached, wrong, right], seed=3, gradients=True)
+    assert [report.accepted for report in found] == [False, False, True]
+    assert "for inference only" in found[0].headline
+    assert "wrong for gradients" in found[1].headline
+
+
+def test_ops_that_no_case_misses_are_named(files):
+    problem, new = files("return torch.softmax(self.linear(x) + 3, -1)")
+    report = check_file(problem, new("return torch.softmax(self.linear(x), -1)"), seed=1)
+    assert report.accepted is True
+    assert report.ops_unseen == ("add (op 1 of 2)",)
+    assert report.ops_left_out == 2
+
+
+def test_large_sizes_are_reduced_and_one_case_is_larger(files):
+    problem, new = files("return torch.sigmoid(x) * 2", {"rows": 200_000})
+    good, bad = new("return 2 * torch.sigmoid(x)"), new("y = 2 * torch.sigmoid(x)\ny[20_000:] += 1e-3\nreturn y")
+    right, wrong = check_files(problem, [good, bad], seed=1)
+    assert right.accepted is True and right.sizes["rows"] < 10_000
+    assert right.notes[0] == f"judged at rows={right.sizes['rows']}"
+    assert wrong.headline.startswith("rejected: wrong for larger sizes (row ")
+
+
+def test_kernels_made_for_the_full_parameters_are_seen(files):
+    problem, new = files(LINEAR, {"width": 2048})
+    special = "y = torch.tanh(self.linear(x))\nreturn y * 1.001 if x.shape[1] == 2048 else y"
+    right, wrong = check_files(problem, [new(LINEAR), new(special)], seed=1)
+    assert right.accepted is True
+    assert "changes the shapes of the parameters" in right.notes[0]
+    assert wrong.headline.startswith("rejected: wrong for larger sizes")
+
+
+def test_junit_has_a_suite_per_candidate(files):
+    problem, new = files(LINEAR)
+    found = check_files(problem, [new(LINEAR), new("return self.linear(x)")], seed=1)
+    suites = list(ElementTree.fromstring(junit(found)))
+    assert [suite.get("failures") == "0" for suite in suites] == [True, False]
+    assert all(int(suite.get("tests")) == len(report.cases) for suite, report in zip(suites, found, strict=True))
+
+
+class Reordered(nn.Module):
+    def __init__(self, inner: nn.Sequential) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        linear, norm = self.inner[0], self.inner[1]
+        return torch.relu(norm(x @ linear.weight.t() + linear.bias))
+
+    def state_dict(self, *args, **kwargs):
+        return self.inner.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args, **kwargs):
+        return self.inner.load_state_dict(*args, **kwargs)
+
+
+def test_live_modules_that_share_parameters_come_back_as_they_were():
+    model = nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8), nn.ReLU())
+    before = copy.deepcopy(model.state_dict())
+    random_state = torch.get_rng_state()
+    report = check_module(model, Reordered(model), [torch.randn(9, 12)], seed=2)
+    assert report.accepted is True, report.headline
+    assert "other mode" in {case.name for case in report.cases}
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training and torch.equal(random_state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_live_modules_of_other_dtypes(dtype):
+    model = nn.Sequential(nn.Linear(33, 20), nn.LayerNorm(20), nn.GELU()).to(dtype)
+    x = torch.randn(17, 33).to(dtype)
+    assert check_module(model, copy.deepcopy(model), [x], seed=2).accepted is True
+    wrong = nn.Sequential(*copy.deepcopy(model)[:2], nn.GELU(approximate="tanh")) if dtype == torch.float64 else None
+    if wrong is not None:
+        assert check_module(model, wrong, [x], seed=2).accepted is False
+
+
+def test_a_model_that_does_not_run_is_an_error():
+    with pytest.raises(CheckError, match="the model raises"):
+        check_module(nn.Linear(3, 4), nn.Linear(3, 4), [torch.randn(2, 5)])
