@@ -1,0 +1,57 @@
+"""What crosses between the processes, and what a hostile description may not do."""
+
+import pytest
+import torch
+
+from modelnew.check.wire import Reader, WireError, Writer
+
+
+def round_trip(folder, value):
+    return Reader(folder).value(Writer(folder).describe(value))
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, 3, "text", 0.1, float("inf"), torch.bfloat16, [1, (2.5, None)], {"a": [1]}]
+)
+def test_plain_values(tmp_path, value):
+    assert round_trip(tmp_path, value) == value
+
+
+def test_tensors_keep_strides_offsets_and_shared_storage(tmp_path):
+    base = torch.arange(24.0).view(4, 6)
+    values = [
+        base,
+        base.t(),
+        base[1:, 2:5],
+        base[:1].expand(4, 6),
+        torch.empty(0, 3),
+        torch.tensor(7, dtype=torch.int8),
+    ]
+    found = round_trip(tmp_path, values)
+    for old, new in zip(values, found, strict=True):
+        assert torch.equal(old, new) and old.stride() == new.stride() and old.storage_offset() == new.storage_offset()
+    found[0][1, 2] = -1
+    assert found[2][0, 0] == -1  # one storage, as before
+
+
+@pytest.mark.parametrize("value", [object(), torch.zeros(2, dtype=torch.complex64), {1, 2}])
+def test_what_cannot_cross_says_so(tmp_path, value):
+    with pytest.raises(WireError, match="cannot be handed"):
+        Writer(tmp_path).describe(value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": [5, 4]},
+        {"stride": [400, 1]},
+        {"offset": 1},
+        {"offset": -1},
+        {"tensor": "../0.bin"},
+        {"dtype": "float64"},
+    ],
+)
+def test_a_description_that_reaches_outside_its_file_is_refused(tmp_path, change):
+    described = Writer(tmp_path).describe(torch.zeros(4, 4)) | change
+    with pytest.raises(WireError):
+        Reader(tmp_path).value(described)
