@@ -36,7 +36,10 @@ def names(program: Program) -> list[str]:
 
 
 def assert_closer(new: torch.Tensor, eager: torch.Tensor, truth: torch.Tensor, slack: float = 4.0) -> None:
-    """The design's rule for single kernels: err(new) <= 2 err(eager) + slack · eps · max|truth|; nan and inf where eager or the truth has them."""
+    """The design's rule for single kernels: err(new) <= 2 err(eager) + slack · eps · max|truth|.
+
+    nan and inf where eager or the truth has them.
+    """
     assert new.shape == eager.shape
     assert new.dtype == eager.dtype
     if not new.dtype.is_floating_point:

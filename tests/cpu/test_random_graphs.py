@@ -51,7 +51,9 @@ def programs(draw):
         else:
             pair = draw(st.integers(0, position + 1)), draw(st.integers(0, position + 1))
             steps.append((draw(st.sampled_from(sorted(BINARY))), *pair))
-    ends = draw(st.lists(st.tuples(st.sampled_from(sorted(ENDS)), st.integers(2, len(steps) + 1)), min_size=1, max_size=3))
+    ends = draw(
+        st.lists(st.tuples(st.sampled_from(sorted(ENDS)), st.integers(2, len(steps) + 1)), min_size=1, max_size=3)
+    )
     return steps, ends
 
 

@@ -1,26 +1,17 @@
 """The file by itself: run where modelnew is not installed, edited by hand, constructed otherwise."""
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 import modelnew
 from modelnew import api
+from tests.examples import SMALL, load, write
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-SMALL = {
-    "sigmoid": {"batch_size": 4, "features": 1000},
-    "hardsigmoid": {"batch_size": 4, "features": 1000},
-    "hardsigmoid_slope02": {"batch_size": 4, "features": 1000},
-    "linear_sigmoid_sum": {"batch_size": 4, "in_features": 96, "out_features": 80},
-    "softmax": {"batch_size": 4, "features": 1000},
-}
 ALONE = """
 import json, runpy, sys, torch
 sys.modules["modelnew"] = None  # importing it fails
@@ -30,29 +21,16 @@ torch.manual_seed(0); new = space["ModelNew"](*space["get_init_inputs"]())
 same = all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), new.state_dict().values()))
 with torch.no_grad():
     inputs = space["get_inputs"]()
-    error = (new(*inputs).double() - model.double()(*[x.double() for x in inputs])).abs().max().item()
+    made = new(*inputs)
+    model.double()
+    error = (made.double() - model(*[x.double() if x.is_floating_point() else x for x in inputs])).abs().max().item()
 print(json.dumps({"same": same, "error": error, "calls": sum(new.kernels.calls.values())}))
 """
 
 
-def write(example, folder, **settings):
-    overrides = {**SMALL.get(example, {}), **settings}
-    output = folder / f"{example}_new.py"
-    return api.optimize_file(
-        EXAMPLES / f"{example}.py", output=output, overrides=overrides, device="cpu", check=False, bench=False
-    )
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("example", SMALL)
 def test_runs_without_modelnew(example, tmp_path):
-    path = write(example, tmp_path).output
+    path = write(example, tmp_path)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-c", ALONE, str(path)],
@@ -65,7 +43,7 @@ def test_runs_without_modelnew(example, tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["same"], "a seed gives both the same weights"
-    assert found["calls"] == 1
+    assert found["calls"] >= 1
     assert found["error"] < 1e-4
 
 
@@ -73,8 +51,8 @@ def test_the_two_hardsigmoids_are_told_apart(tmp_path):
     """relu6(x + 3) / 6 and clamp(0.2 x + 0.5, 0, 1): at 1 they are 0.6667 and 0.7."""
     ones = torch.ones(2, 3)
     with torch.no_grad():
-        sixth = load(write("hardsigmoid", tmp_path).output).ModelNew()(ones)
-        fifth = load(write("hardsigmoid_slope02", tmp_path).output).ModelNew()(ones)
+        sixth = load(write("hardsigmoid", tmp_path))["ModelNew"]()(ones)
+        fifth = load(write("hardsigmoid_slope02", tmp_path))["ModelNew"]()(ones)
     assert torch.allclose(sixth, torch.full((2, 3), 4 / 6))
     assert torch.allclose(fifth, torch.full((2, 3), 0.7))
 
@@ -82,31 +60,31 @@ def test_the_two_hardsigmoids_are_told_apart(tmp_path):
 def test_same_bytes_every_time(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    assert write("softmax", tmp_path / "a").output.read_bytes() == write("softmax", tmp_path / "b").output.read_bytes()
+    assert write("softmax", tmp_path / "a").read_bytes() == write("softmax", tmp_path / "b").read_bytes()
 
 
 def test_a_kernel_changed_by_hand_is_what_runs(tmp_path):
-    path = write("sigmoid", tmp_path).output
+    path = write("sigmoid", tmp_path)
     path.write_text(
         path.read_text().replace("return mn::values(mn::sigmoid(x));", "return mn::values(mn::sigmoid(x) + C(1));")
     )
-    new = load(path).ModelNew()
+    new = load(path)["ModelNew"]()
     x = torch.randn(10)
     with torch.no_grad():
         assert torch.allclose(new(x), torch.sigmoid(x) + 1)
 
 
 def test_a_kernel_that_does_not_compile_says_where(tmp_path):
-    path = write("sigmoid", tmp_path).output
+    path = write("sigmoid", tmp_path)
     path.write_text(path.read_text().replace("mn::sigmoid(x)", "mn::sigmiod(x)"))
     with torch.no_grad(), pytest.raises(RuntimeError, match="sigmiod"):
-        load(path).ModelNew()(torch.randn(10))
+        load(path)["ModelNew"]()(torch.randn(10))
 
 
 def test_other_constructor_arguments_run_the_original(tmp_path):
-    module = load(write("linear_sigmoid_sum", tmp_path).output)
+    module = load(write("linear_sigmoid_sum", tmp_path))
     torch.manual_seed(0)
-    new = module.ModelNew(50, 60)
+    new = module["ModelNew"](50, 60)
     assert not new.covered
     x = torch.randn(3, 50)
     with torch.no_grad():
@@ -115,7 +93,7 @@ def test_other_constructor_arguments_run_the_original(tmp_path):
 
 
 def test_settings_are_carried(tmp_path):
-    text = write("sigmoid", tmp_path, features=77).output.read_text()
+    text = write("sigmoid", tmp_path, features=77).read_text()
     assert "features = 77" in text
     assert "--set features=77" in text
 
@@ -129,7 +107,7 @@ def test_a_reference_with_names_like_ours(tmp_path):
         "def get_inputs(): return [torch.randn(4, 5)]\ndef get_init_inputs(): return []\n"
     )
     result = api.optimize_file(reference, output=tmp_path / "out.py", device="cpu", check=False, bench=False)
-    new = load(result.output).ModelNew()
+    new = load(result.output)["ModelNew"]()
     x = torch.randn(3, 5)
     with torch.no_grad():
         assert torch.allclose(new(x), (x * 2 + 1).relu() * 5)
@@ -137,5 +115,5 @@ def test_a_reference_with_names_like_ours(tmp_path):
 
 
 def test_version_and_mark(tmp_path):
-    head = write("sigmoid", tmp_path).output.read_text()[:500]
+    head = write("sigmoid", tmp_path).read_text()[:500]
     assert f"Written by modelnew {modelnew.__version__}" in head

@@ -183,7 +183,7 @@ class _Task:
 
     def _larger(self, runner: Candidate) -> Iterator[CaseResult]:
         assert isinstance(self.larger, Larger)
-        yield self.larger.judge(runner)
+        yield from self.larger.judge(runner)
 
 
 def _size_notes(reduced: sizes.Reduced, larger: Larger | str | None) -> tuple[str, ...]:
@@ -194,9 +194,9 @@ def _size_notes(reduced: sizes.Reduced, larger: Larger | str | None) -> tuple[st
     if not reduced.same_parameters:
         notes[0] += ", which changes the shapes of the parameters: kernels made for the full shapes do not run there"
     if isinstance(larger, Larger):
-        notes.append("one case at " + (_text(larger.sizes) or "the file's own sizes"))
+        notes.append("a few cases at " + (_text(larger.sizes) or "the file's own sizes"))
     elif larger:
-        notes.append(f"no case at larger sizes: {larger}")
+        notes.append(f"no cases at larger sizes: {larger}")
     return tuple(notes)
 
 

@@ -1,4 +1,4 @@
-"""One case at larger sizes, with the parameters at their full shapes.
+"""A few cases at larger sizes, with the parameters at their full shapes.
 
 The other cases run at sizes that cost little. Kernels made for the shapes of the parameters, and code that large
 tensors alone reach, are seen here. Both processes make the parameters from the same seed, so none of them is copied;
@@ -8,7 +8,8 @@ float64 is made of them as they are used.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -16,8 +17,7 @@ from modelnew import memory
 from modelnew import reference as reference_file
 from modelnew.check.answers import result
 from modelnew.check.candidate import Candidate
-from modelnew.check.cases import Case
-from modelnew.check.generators import GENERATORS
+from modelnew.check.cases import Case, all_cases
 from modelnew.check.inputs import FileInputs
 from modelnew.check.report import CaseResult
 from modelnew.check.truth import Evaluation, Reference
@@ -26,6 +26,8 @@ from modelnew.targets import dtype_named
 
 NAME = "larger sizes"
 CATCHES = "kernels made for the full parameters, code that only large tensors reach"
+SEVERAL = ("normal", "shipped", "special values", "batch 1", "transposed memory")
+MANY = 20_000_000  # parameters above which there is one case, not several
 RUNS = 2
 RESERVE = 3 << 30  # bytes for the products that are widened in pieces and for the results
 
@@ -42,17 +44,19 @@ class Larger:
         self.device = device
         self.dtype = dtype
         self.seed = seed
-        self.case: Case | None = None
-        self.evaluation = Evaluation()
+        self.cases: list[tuple[Case, Evaluation]] = []
+        self.state: dict[str, torch.Tensor] = {}
         self.checksums: dict[str, int] = {}
+        self.parameters = 0
 
     def obstacle(self) -> str:
-        """Why there is no such case: memory; or nothing."""
+        """Why there are no such cases: memory; or nothing."""
         abstract = self.problem.abstract(device=self.device, dtype=self.dtype)
         state = abstract.model.state_dict().values()
-        parameters = sum(math.prod(value.shape) * value.element_size() for value in state)
+        self.parameters = sum(math.prod(value.shape) for value in state)
+        size = sum(math.prod(value.shape) * value.element_size() for value in state)
         free, _ = memory.free_memory(torch.device(self.device))
-        needed = 2 * parameters + RESERVE
+        needed = 2 * size + RESERVE
         if needed > free:
             return f"{memory.readable(needed)} needed for the parameters of both models, {memory.readable(free)} free"
         return ""
@@ -68,28 +72,36 @@ class Larger:
             wide_parameters=False,
             runs=RUNS,
         )
-        source = FileInputs(self.problem, self.dtype)
-        normal = next(generator for generator in GENERATORS if generator.name == "normal")
-        inputs = source.inputs(normal, self.seed) or source.inputs(GENERATORS[0], self.seed)
-        assert inputs is not None
-        reference.settle(inputs)
-        self.checksums = reference.checksums()
-        state = reference.buffers()
-        self.case = Case(NAME, CATCHES, inputs, "larger", reference.module.training)
-        self.evaluation = reference.evaluate(inputs, state, seed=self.seed, training=self.case.training)
+        self.checksums, self.state = reference.checksums(), reference.buffers()
+        for case in self._wanted(reference):
+            reference.settle(case.inputs)
+            found = reference.evaluate(case.inputs, self.state, seed=self.seed, training=case.training)
+            self.cases.append((case, found))
+            if found.answer.state:  # the candidate could not be put back for another
+                break
 
-    def judge(self, candidate: Candidate) -> CaseResult:
-        """The verdict on the candidate's one answer. Raises DiedError where its process is gone."""
-        assert self.case is not None
+    def _wanted(self, reference: Reference) -> Iterator[Case]:
+        source = FileInputs(self.problem, self.dtype)
+        found = {case.name: case for case in all_cases(reference, source, random.Random(self.seed), False)}
+        few = self.parameters > MANY
+        for name in ("normal" if "normal" in found else "shipped",) if few else SEVERAL:
+            if name in found:
+                yield found[name].named(NAME if name == "normal" else f"{NAME}, {name}", CATCHES)
+
+    def judge(self, candidate: Candidate) -> Iterator[CaseResult]:
+        """The verdict on the candidate's answers. Raises DiedError where its process is gone."""
         args, kwargs = reference_file.constructor_arguments(self.problem.path, self.problem.module)
         loaded = candidate.load(args, kwargs, dtype_named(self.dtype), self.seed)
         if loaded.error:
-            return CaseResult(NAME, CATCHES, "rejected", f"it raises {loaded.error}", detail=loaded.error_text)
+            yield CaseResult(NAME, CATCHES, "rejected", f"it raises {loaded.error}", detail=loaded.error_text)
+            return
         if candidate.checksums() != self.checksums:
             why = "the same seed gives it other parameters, and these are too large to be handed over"
-            return CaseResult(NAME, CATCHES, "skipped", why)
-        answer = candidate.call(self.case.inputs, seed=self.seed, poison=True, training=self.case.training)
-        return result(self.case, self.evaluation, answer, {})
+            yield CaseResult(NAME, CATCHES, "skipped", why)
+            return
+        for case, evaluation in self.cases:
+            answer = candidate.call(case.inputs, seed=self.seed, poison=True, training=case.training)
+            yield result(case, evaluation, answer, self.state)
 
 
 def make(
@@ -101,7 +113,7 @@ def make(
     product_unit: float,
     progress: Callable[[str], None],
 ) -> Larger | str | None:
-    """The case, or why there is none, or None where the other cases are at these sizes already."""
+    """The cases, or why there are none, or None where the other cases are at these sizes already."""
     if sizes is None:
         return None
     larger = Larger(problem, sizes, device, dtype, seed, product_unit)

@@ -21,6 +21,7 @@ from modelnew.errors import ModelnewError
 from modelnew.problem import Problem
 
 ELEMENTS = 400_000  # read and written by all ops of one forward, in a case of some twenty
+PARAMETERS = 2_500_000
 FLOPS = 200_000_000
 ELEMENTS_ONCE = 8_000_000  # the same, in the one case at larger sizes
 FLOPS_ONCE = 20_000_000_000
@@ -38,12 +39,15 @@ class Work:
 
     def fits(self) -> bool:
         """For every case."""
-        return self.elements <= ELEMENTS and self.flops <= FLOPS
+        parameters = self._parameters()
+        return parameters <= PARAMETERS and self.elements - 4 * parameters <= ELEMENTS and self.flops <= FLOPS
 
     def fits_once(self) -> bool:
         """For one case. Parameters are made float64 in pieces, so their size does not count."""
-        parameters = sum(math.prod(shape) for shape in self.parameters)
-        return self.elements - 4 * parameters <= ELEMENTS_ONCE and self.flops <= FLOPS_ONCE
+        return self.elements - 4 * self._parameters() <= ELEMENTS_ONCE and self.flops <= FLOPS_ONCE
+
+    def _parameters(self) -> int:
+        return sum(math.prod(shape) for shape in self.parameters)
 
 
 class _Count(TorchDispatchMode):

@@ -33,6 +33,9 @@ struct accumulators {
   MN_FN void add(int64_t l, V value) {
     lane[l] = R::combine(lane[l], cast<typename R::type>(value));
   }
+  MN_FN void copy(const accumulators& other, int64_t count) {
+    for (int64_t l = 0; l < count; ++l) lane[l] = other.lane[l];
+  }
   MN_FN void merge(const accumulators& other, int64_t count) {
     for (int64_t l = 0; l < count; ++l) lane[l] = R::combine(lane[l], other.lane[l]);
   }
@@ -74,6 +77,7 @@ struct accumulators<together_of<R...>, Count> {
   MN_FN void add(int64_t l, const V& value) {
     add_at(l, value, indices{});
   }
+  MN_FN void copy(const accumulators& other, int64_t count) { copy_at(other, count, indices{}); }
   MN_FN void merge(const accumulators& other, int64_t count) { merge_at(other, count, indices{}); }
   MN_FN pack<typename R::type...> at(int64_t l) const { return at_of(l, indices{}); }
   MN_FN pack<typename R::type...> total(int64_t count) { return total_of(count, indices{}); }
@@ -86,6 +90,10 @@ struct accumulators<together_of<R...>, Count> {
   template <class V, size_t... I>
   MN_FN void add_at(int64_t l, const V& value, detail::indices<I...>) {
     (get<I>(part).add(l, get<I>(value)), ...);
+  }
+  template <size_t... I>
+  MN_FN void copy_at(const accumulators& other, int64_t count, detail::indices<I...>) {
+    (get<I>(part).copy(get<I>(other.part), count), ...);
   }
   template <size_t... I>
   MN_FN void merge_at(const accumulators& other, int64_t count, detail::indices<I...>) {
@@ -101,43 +109,44 @@ struct accumulators<together_of<R...>, Count> {
   }
 };
 
-// So many that the additions of one accumulator, each waiting for the last, do not hold up the loads.
-constexpr int64_t lane_count = 128;
-
 // Accumulators in levels: after `fan` terms a level is added to the next and begins again, so that no sum is a long
 // chain.
 template <class R, int64_t Count>
 struct cascade {
   static constexpr int64_t fan = 16, most_levels = 8;
   accumulators<R, Count> level[most_levels];
-  int64_t terms[most_levels];
-  int64_t levels;
+  int64_t terms[most_levels] = {};
 
-  MN_FN void start(int64_t count) {
-    levels = 1;
-    terms[0] = 0;
-    level[0].clear(count);
-  }
-  // `more` terms have been added to each accumulator of level[0]
-  MN_FN void added(int64_t more, int64_t count) {
-    terms[0] += more;
-    for (int64_t l = 0; l + 1 < most_levels && terms[l] >= fan; ++l) {
-      if (l + 1 == levels) {
-        level[l + 1].clear(count);
-        terms[l + 1] = 0;
-        ++levels;
-      }
-      level[l + 1].merge(level[l], count);
-      terms[l + 1] += 1;
-      level[l].clear(count);
+  // One more term for each of `count` accumulators; a term is itself the sum of at most `fan` values.
+  MN_FN void add(const accumulators<R, Count>& term, int64_t count) {
+    put(0, term, count);
+    for (int64_t l = 0; l + 1 < most_levels && terms[l] == fan; ++l) {
+      put(l + 1, level[l], count);
       terms[l] = 0;
     }
   }
   MN_FN accumulators<R, Count>& finish(int64_t count) {
-    for (int64_t l = 0; l + 1 < levels; ++l) level[l + 1].merge(level[l], count);
-    return level[levels - 1];
+    int64_t top = most_levels - 1;
+    while (terms[top] == 0) --top;
+    for (int64_t l = 0; l < top; ++l) {
+      if (terms[l] != 0) put(l + 1, level[l], count);
+    }
+    return level[top];
+  }
+
+ private:
+  MN_FN void put(int64_t l, const accumulators<R, Count>& term, int64_t count) {
+    if (terms[l]++ == 0) {
+      level[l].copy(term, count);
+    } else {
+      level[l].merge(term, count);
+    }
   }
 };
+
+// So many that the additions of one accumulator, each waiting for the last, do not hold up the loads, and so few that
+// all stay in registers.
+constexpr int64_t lane_count = 64;
 
 // A reduction in progress: `add` tiles, then `total`. A row shorter than all lanes uses as many as it has elements.
 template <class R>
@@ -145,33 +154,24 @@ struct reduction {
   cascade<R, lane_count> sums;
   int64_t lanes;
 
-  MN_FN explicit reduction(int64_t elements) {
-    lanes = elements < lane_count ? (elements + fold_width - 1) / fold_width * fold_width : lane_count;
-    sums.start(lanes);
-  }
+  MN_FN explicit reduction(int64_t elements)
+      : lanes(elements < lane_count ? (elements + fold_width - 1) / fold_width * fold_width : lane_count) {}
 
   template <class Element>
   MN_FN void add(int64_t n, const Element& element) {
-    int64_t i = 0, terms = 0;
-    for (; i + 2 * lanes <= n; i += 2 * lanes, ++terms) {
+    accumulators<R, lane_count> tile;
+    tile.clear(lanes);
+    int64_t i = 0;
+    for (; i + lane_count <= n; i += lane_count) {
 #pragma omp simd
-      for (int64_t l = 0; l < lanes; ++l)
-        sums.level[0].add(l, R::combine(value(element(i + l)), value(element(i + lanes + l))));
+      for (int64_t l = 0; l < lane_count; ++l) tile.add(l, reduced_value<R>(element(i + l)));
     }
-    for (; i < n; i += lanes, ++terms) {
-      const int64_t count = n - i < lanes ? n - i : lanes;
+    const int64_t rest = n - i;
 #pragma omp simd
-      for (int64_t l = 0; l < count; ++l) sums.level[0].add(l, value(element(i + l)));
-    }
-    sums.added(terms, lanes);
+    for (int64_t l = 0; l < rest; ++l) tile.add(l, reduced_value<R>(element(i + l)));
+    sums.add(tile, lanes);
   }
   MN_FN typename R::type total() { return sums.finish(lanes).total(lanes); }
-
- private:
-  template <class V>
-  MN_FN static typename R::type value(V v) {
-    return reduced_value<R>(v);
-  }
 };
 
 }  // namespace mn

@@ -163,12 +163,12 @@ class column_row {
     if (sweep == block_.pass) {
       if (const auto* all = collect(lazy<F, H...>{f, values(h...)})) {
         V* found = block_.memory.template take<V>(block_.lanes);
-        auto* sums = block_.memory.template take<cascade<R, most_lanes>>(1);
-        if (found == nullptr || sums == nullptr) {
+        void* space = block_.memory.template take<cascade<R, most_lanes>>(1);
+        if (found == nullptr || space == nullptr) {
           block_.failed = true;
           return R::identity();
         }
-        run_reduce<R>(all, *sums, found);
+        run_reduce<R>(all, *new (space) cascade<R, most_lanes>, found);
         block_.found[sweep] = found;
       }
       return R::identity();
@@ -213,16 +213,17 @@ class column_row {
   template <class R, class Element>
   void run_reduce(const Element* all, cascade<R, most_lanes>& sums, typename R::type* found) {
     const int64_t lanes = block_.lanes, padded = (lanes + fold_width - 1) / fold_width * fold_width;
-    sums.start(padded);
+    accumulators<R, most_lanes> part;
     block_.sweep([&] {
       const auto view = block_.view(all[0]);
       for (int64_t first = 0; first < block_.depth; first += sums.fan) {
         const int64_t last = first + sums.fan < block_.depth ? first + sums.fan : block_.depth;
+        part.clear(padded);
         for (int64_t d = first; d < last; ++d) {
 #pragma omp simd
-          for (int64_t l = 0; l < lanes; ++l) sums.level[0].add(l, detail::column_element(all[l], view, d, l));
+          for (int64_t l = 0; l < lanes; ++l) part.add(l, detail::column_element(all[l], view, d, l));
         }
-        sums.added(last - first, padded);
+        sums.add(part, padded);
       }
     });
     const auto& total = sums.finish(padded);

@@ -87,7 +87,7 @@ int launch(void (*kernel)(P...), const launch_shape& shape, queue stream, const 
   return taken(cudaLaunchKernelEx(&config, kernel, arguments...));
 }
 
-constexpr int64_t most_blocks = 0x7fffffff;  // of one launch
+inline constexpr int64_t most_blocks = 0x7fffffff;  // of one launch
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
