@@ -17,11 +17,17 @@ import modelnew
 from modelnew import reference as reference_file
 from modelnew.bench import bench_file as time_file
 from modelnew.bench import bench_modules, floor, machine
+from modelnew.bench.compare import Comparison, compare
+from modelnew.bench.documents import Document, csv_text
+from modelnew.bench.documents import read as read_document
 from modelnew.bench.floor import Floor
+from modelnew.bench.page import page
+from modelnew.bench.plot import draw
 from modelnew.bench.products import faster_products
 from modelnew.bench.report import Report as BenchReport
+from modelnew.bench.sweep import Sweep, parse_sweep, sweep
 from modelnew.check import check_files as judge_files
-from modelnew.check import check_module
+from modelnew.check import check_module, junit
 from modelnew.check.report import Report as CheckReport
 from modelnew.compiler import LiveModule, Program, compile_source, with_products
 from modelnew.errors import BenchError, MemoryShortError, UsageError
@@ -38,6 +44,14 @@ PASSES = ("capture", "rewrite", "partition", "lower", "forward", "program")
 
 def _quiet(text: str) -> None:
     """Progress that nobody watches."""
+
+
+@dataclass(frozen=True)
+class TimedFile:
+    """What `bench_file` measured, and what it measured it on."""
+
+    report: BenchReport
+    explanation: Explanation
 
 
 @dataclass(frozen=True)
@@ -176,12 +190,26 @@ def check_files(
     device: str = "auto",
     dtype: str | None = None,
     seed: int | None = None,
+    precision: str | None = None,
+    gradients: bool = False,
     progress: Progress = _quiet,
 ) -> list[CheckReport]:
-    problem = Problem.load(reference, overrides)
+    """Judges files that define ModelNew against a reference; docs/check.md says by which rule. Raises CheckError."""
     return judge_files(
-        problem, list(candidates), device=str(device_named(device)), dtype=dtype, seed=seed, progress=progress
+        Problem.load(reference, overrides),
+        list(candidates),
+        device=str(device_named(device)),
+        dtype=dtype,
+        seed=seed,
+        precision=precision,
+        gradients=gradients,
+        progress=progress,
     )
+
+
+def write_junit(path: Path, reports: Sequence[CheckReport]) -> None:
+    """The cases of some checks as a JUnit document. Raises OutputError."""
+    write(path, junit(reports))
 
 
 def bench_file(
@@ -191,16 +219,61 @@ def bench_file(
     overrides: Mapping[str, object] | None = None,
     device: str = "auto",
     dtype: str | None = None,
+    baselines: Sequence[str] = ("torch.compile",),
+    budget_s: float = 20.0,
     progress: Progress = _quiet,
-) -> BenchReport:
-    """Times the candidates, or the file that `optimize_file` would write, against eager and torch.compile."""
+) -> TimedFile:
+    """Times the candidates, or the file that `optimize_file` would write, against eager and other baselines."""
     place = str(device_named(device))
     problem, program, text, _ = _compile_file(path, overrides, place, dtype, None, progress, measure=True)
     with tempfile.TemporaryDirectory(prefix="modelnew-") as folder:
         if not candidates:
             candidates = [Path(folder) / f"{path.stem}_new.py"]
             write(candidates[0], text)
-        return time_file(problem, list(candidates), device=place, dtype=dtype, work=work_of(program), progress=progress)
+        report = time_file(
+            problem,
+            list(candidates),
+            device=place,
+            dtype=dtype,
+            baselines=baselines,
+            budget_s=budget_s,
+            work=work_of(program),
+            progress=progress,
+        )
+    return TimedFile(report, Explanation(program, report.floor, text))
+
+
+def sweep_file(path: Path, text: str, *, overrides: Mapping[str, object], progress: Progress, **options: Any) -> Sweep:
+    """`bench_file` at each value of a constant; `text` as in "batch_size=1,8,64". Raises UsageError."""
+    name, values = parse_sweep(text)
+
+    def measure(value: str) -> BenchReport:
+        return bench_file(path, overrides={**overrides, name: value}, progress=progress, **options).report
+
+    return sweep(path.name, name, values, measure, progress)
+
+
+def save_bench(
+    document: Document,
+    *,
+    csv: Path | None,
+    plot: Path | None,
+    html: Path | None,
+    explanation: Explanation | None = None,
+) -> None:
+    """Writes a measurement as CSV, as a picture (.svg, .png), as one HTML page. Raises OutputError, UsageError."""
+    if csv is not None:
+        write(csv, csv_text(document))
+    if plot is not None:
+        draw(document, plot)
+    if html is not None:
+        about = (explanation.text(), explanation.file) if explanation is not None else ("", "")
+        write(html, page(document, explanation=about[0], source=about[1]))
+
+
+def compare_files(old: Path, new: Path, *, threshold: float) -> Comparison:
+    """What became slower between two measurements, by more than `threshold` (a share). Raises BenchError."""
+    return compare(read_document(old), read_document(new), threshold)
 
 
 def _compile_file(

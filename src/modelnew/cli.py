@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -112,6 +112,12 @@ def check(
     seed: Annotated[
         int | None, typer.Option(help="Repeat the inputs of an earlier run; a fresh secret seed if not given.")
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(metavar="tf32|fp16|bf16", help="Accept products of this precision; else only the dtype's own."),
+    ] = None,
+    grad: Annotated[bool, typer.Option("--grad", help="Compare gradients too.")] = False,
+    junit: Annotated[Path | None, typer.Option(metavar="OUT.xml", help="Write the cases as a JUnit document.")] = None,
     as_json: Json = False,
 ) -> None:
     """Judge whether the ModelNew of each NEW.py computes what the Model of FILE.py does. Exit 2: could not judge."""
@@ -125,8 +131,12 @@ def check(
             device=device,
             dtype=dtype,
             seed=seed,
+            precision=precision,
+            gradients=grad,
             progress=progress,
         )
+        if junit is not None:
+            api.write_junit(junit, reports)
     if as_json:
         console.print_json({"reports": [report.as_dict() for report in reports]})
     else:
@@ -150,25 +160,70 @@ def bench(
     sets: Set = None,
     device: Device = "auto",
     dtype: Dtype = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(help='Beside eager: "torch.compile", "torch.compile max-autotune". Repeatable.'),
+    ] = None,
+    budget: Annotated[float, typer.Option(metavar="SECONDS", help="Time for the timing itself.")] = 20.0,
+    sweep: Annotated[
+        str | None, typer.Option(metavar="NAME=A,B,C", help="Time it at each value of a constant.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="OUT.csv", help="Write the figures as a table.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="OUT.svg|png", help="Write a picture.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="OUT.html", help="Write one page with all of it.")] = None,
     as_json: Json = False,
 ) -> None:
     """Time each ModelNew against eager PyTorch, torch.compile and the time the hardware cannot beat."""
     with console.session(as_json=as_json) as progress:
         from modelnew import api
 
-        report = api.bench_file(
-            file,
-            candidates=candidates or [],
-            overrides=_overrides(sets),
-            device=device,
-            dtype=dtype,
-            progress=progress,
-        )
+        options: dict[str, Any] = {
+            "candidates": candidates or [],
+            "device": device,
+            "dtype": dtype,
+            "baselines": baseline or ["torch.compile"],
+            "budget_s": budget,
+        }
+        if sweep is not None:
+            swept = api.sweep_file(file, sweep, overrides=_overrides(sets), progress=progress, **options)
+            document, reports = swept.as_dict(), [(p.value, p.report, p.reason) for p in swept.points]
+            api.save_bench(document, csv=csv, plot=plot, html=html)
+        else:
+            timed = api.bench_file(file, overrides=_overrides(sets), progress=progress, **options)
+            document, reports = timed.report.as_dict(), [("", timed.report, "")]
+            api.save_bench(document, csv=csv, plot=plot, html=html, explanation=timed.explanation)
     if as_json:
-        console.print_json(report.as_dict())
+        console.print_json(document)
+        return
+    for value, report, reason in reports:
+        if report is None:
+            console.print_text(f"{value}: {reason}")
+        else:
+            title = tables.bench_title(report)
+            rows = [tables.bench_cells(row) for row in report.rows()]
+            console.print_table(tables.BENCH_COLUMNS, rows, title=f"{value}: {title}" if value else title)
+
+
+@app.command()
+def compare(
+    old: Annotated[
+        Path, typer.Argument(metavar="OLD.json", help="What `bench --json` printed, or a report of `optimize`.")
+    ],
+    new: Annotated[Path, typer.Argument(metavar="NEW.json", help="The same, measured later.")],
+    threshold: Annotated[float, typer.Option(help="Share by which a variant may be slower.")] = 0.05,
+    as_json: Json = False,
+) -> None:
+    """Say what became slower between two measurements; exit 1 where something did beyond the threshold."""
+    with console.session(as_json=as_json):
+        from modelnew import api
+
+        comparison = api.compare_files(old, new, threshold=threshold)
+    if as_json:
+        console.print_json(comparison.as_dict())
     else:
-        rows = [tables.bench_cells(row) for row in report.rows()]
-        console.print_table(tables.BENCH_COLUMNS, rows, title=tables.bench_title(report))
+        console.print_table(tables.COMPARE_COLUMNS, [tables.compare_cells(change) for change in comparison.changes])
+    if comparison.regressed:
+        raise typer.Exit(EXIT_NOT_MET)
 
 
 @app.command()

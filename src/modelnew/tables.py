@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from modelnew.bench.compare import Change
     from modelnew.bench.report import Report as BenchReport
     from modelnew.bench.report import Row
     from modelnew.check.report import Report as CheckReport
 
 CHECK_COLUMNS = ("case", "outcome", "rms", "max", "why, or what it catches")
+COMPARE_COLUMNS = ("variant", "old", "new", "speed, new against old", "95 % interval", "verdict")
 BENCH_COLUMNS = ("variant", "median", "speed", "95 % interval", "verdict", "÷ floor", "note")
 
 
@@ -51,6 +53,16 @@ def bench_cells(row: Row) -> tuple[str, ...]:
         f"{row.over_floor:.2f}" if row.over_floor is not None else "",
         row.note,
     )
+
+
+def compare_cells(change: Change) -> tuple[str, ...]:
+    """Cells for COMPARE_COLUMNS."""
+    name = f"{change.measurement}: {change.variant}" if change.measurement else change.variant
+    if change.ratio is None or change.new_s is None:
+        return (name, time(change.old_s), "", "", "", change.reason or "not comparable")
+    interval = f"{change.low:.2f} to {change.high:.2f}"
+    verdict = "slower" if change.regressed else "as fast"
+    return (name, time(change.old_s), time(change.new_s), f"{change.ratio:.2f} ×", interval, verdict)
 
 
 def time(seconds: float) -> str:
