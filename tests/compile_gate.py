@@ -142,10 +142,12 @@ def readable(mangled: str) -> str:
 
 def disassemble(cubin: Path) -> dict[str, list[str]]:
     """Instructions of each kernel, in order. Empty where there is no disassembler."""
-    tool = find("cuobjdump", needed=False)
-    if not tool:
+    tool, helper = find("cuobjdump", needed=False), find("nvdisasm", needed=False)
+    if not (tool and helper):
         return {}
-    text = subprocess.run([tool, "--dump-sass", str(cubin)], capture_output=True, text=True, check=True).stdout
+    environment = {**os.environ, "PATH": f"{Path(helper).parent}:{os.environ['PATH']}"}  # cuobjdump calls the other
+    command = [tool, "--dump-sass", str(cubin)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
     kernels: dict[str, list[str]] = {}
     lines: list[str] = []
     for line in text.splitlines():

@@ -30,12 +30,13 @@ from modelnew.check import check_files as judge_files
 from modelnew.check import check_module, junit
 from modelnew.check.report import Report as CheckReport
 from modelnew.compiler import LiveModule, Program, compile_source, with_products
-from modelnew.errors import BenchError, MemoryShortError, UsageError
+from modelnew.errors import BenchError, BuildError, MemoryShortError, UsageError
 from modelnew.explain import Explanation, work_of
 from modelnew.live import load_source, wrap
 from modelnew.outputs import rejected_name, report_name, write
 from modelnew.problem import Problem
 from modelnew.render.file import Origin, render_file
+from modelnew.runtime.toolchain import BuildFailure, find_tools
 from modelnew.targets import device_named, dtype_text
 
 Progress = Callable[[str], None]
@@ -147,6 +148,8 @@ def optimize_file(
     work = work_of(program)
     report["work"] = {"bytes_read": work.bytes_read, "bytes_written": work.bytes_written, "flops": dict(work.flops)}
     summary = [*([shown] if shown else []), *_fused(program)]
+    if program.kernels and (check or bench):
+        _require_compiler(place)
     with tempfile.TemporaryDirectory(prefix="modelnew-") as folder:
         candidate = Path(folder) / output.name
         write(candidate, text)
@@ -314,6 +317,15 @@ def _compile_file(
     command = " ".join(["modelnew optimize", path.name, *settings, *([f"--dtype {dtype}"] if dtype else [])])
     origin = Origin(path.name, problem.source, command, modelnew.__version__, (tuple(args), dict(kwargs)))
     return problem, program, render_file(program, model, origin), "\n".join(seen)
+
+
+def _require_compiler(device: str) -> None:
+    """Raises BuildError where the kernels could not be built at all: that is no verdict on them."""
+    try:
+        find_tools("cuda" if device.startswith("cuda") else "cpu")
+    except BuildFailure as failure:
+        hint = "`modelnew doctor` says what is missing; --no-check --no-bench writes the file without building it."
+        raise BuildError(str(failure), doing="looking for the compiler", hint=hint) from None
 
 
 def _fused(program: Program) -> list[str]:

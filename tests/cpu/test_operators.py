@@ -197,3 +197,34 @@ def test_mixed_dtypes_promote_as_eager():
     for a, e in zip(new(x, h, i, b), model(x, h, i, b), strict=True):
         assert a.dtype == e.dtype
         assert torch.allclose(a.double(), e.double(), rtol=2e-3 if a.dtype == torch.float16 else 1e-6)
+
+
+def test_zeros_keep_their_sign():
+    zeros = torch.tensor([-0.0, 0.0])
+    model = Function(
+        lambda s, x: [x.relu(), F.relu6(x), x.clamp(min=0), x.clamp(max=0), F.hardtanh(x), x.neg(), x.abs()]
+    )
+    new, _ = compiled(model, (zeros,))
+    with torch.no_grad():
+        for a, b in zip(new(zeros), model(zeros), strict=True):
+            assert torch.equal(a.signbit(), b.signbit())
+
+
+def test_rounding_of_integers_is_nothing():
+    x = torch.arange(-5, 5)
+    model = Function(lambda s, x: [torch.floor(x) + 1, torch.ceil(x) * 2, torch.trunc(x) - 1, torch.round(x) + 3])
+    new, _ = compiled(model, (x,))
+    assert all(torch.equal(a, b) for a, b in zip(new(x), model(x), strict=True))
+
+
+def test_results_are_laid_out_as_eager_lays_them_out():
+    """The first operand, from left to right, that tells two dims apart decides."""
+    x, y = torch.randn(5, 7).t(), torch.randn(7, 5)
+    for function in (
+        lambda s, x, y: x + (y * 2),
+        lambda s, x, y: (y * 2) + x,
+        lambda s, x, y: torch.where(y > 0, x, y),
+    ):
+        model = Function(function)
+        new, _ = compiled(model, (x, y))
+        assert new(x, y).stride() == model(x, y).stride()

@@ -171,8 +171,14 @@ class _Partitioner:
         return self._start(node)
 
     def _candidates(self, node: fx.Node) -> list[Region]:
-        """Regions of the inputs, the latest first; then regions that read the same tensor."""
+        """Regions of the inputs, the latest first; then regions that read the same tensor.
+
+        A value that goes on into a reduction waits for that one's region: x * x, drawn into a region for x's sake, would be
+        stored (in 16 bits it may overflow) for the sum over other dims that it was made for.
+        """
         producers = [self.region[arg] for arg in tensors(node) if arg in self.region]
+        if node.target not in REDUCTIONS and _is_reduced_later(node):
+            return list({id(region): region for region in reversed(producers)}.values())
         readers = [
             self.region[user]
             for arg in tensors(node)
@@ -361,7 +367,7 @@ class _Partitioner:
             node = stack.pop()
             if node in source.axes:
                 return True
-            if node in seen:
+            if node in seen or node.target is aten.sym_size.int:  # a size needs no value
                 continue
             seen.add(node)
             group = self.region.get(node)
@@ -394,6 +400,19 @@ def _correspondence(a: Region, b: Region, node: fx.Node) -> dict[int, int] | Non
     if len(set(rename.values())) != len(rename) or any(axis not in rename for axis in extended):
         return None
     return rename if all(same(b.sizes[x], a.sizes[y]) for x, y in rename.items()) else None
+
+
+def _is_reduced_later(node: fx.Node) -> bool:
+    """Whether elementwise ops lead from this value to a reduction."""
+    stack, seen = list(node.users), set[fx.Node]()
+    while stack:
+        user = stack.pop()
+        if user.target in REDUCTIONS:
+            return True
+        if user not in seen and (user.target in POINTWISE or is_axes_view(user)):
+            seen.add(user)
+            stack.extend(user.users)
+    return False
 
 
 def _is_one_number(region: Region) -> bool:

@@ -176,6 +176,22 @@ class Kernel:
         return "row program" if self.reduced else "pointwise"
 
 
+def loads_in_order(root: Expr) -> tuple[int, ...]:
+    """The operands under `root` as they are met from left to right: eager lays out a result after the first that tells."""
+    found: dict[int, None] = {}
+    stack = [root]
+    seen: set[int] = set()
+    while stack:
+        expr = stack.pop()
+        if id(expr) in seen:
+            continue
+        seen.add(id(expr))
+        if expr.kind == "load":
+            found[int(expr.detail)] = None
+        stack.extend(reversed(expr.args))
+    return tuple(found)
+
+
 def walk(roots: tuple[Expr, ...]) -> list[Expr]:
     """All expressions under `roots`, arguments before their users."""
     order: list[Expr] = []

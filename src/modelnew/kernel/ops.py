@@ -110,6 +110,11 @@ def less(a: Expr, b: Expr | Number) -> Expr:
     return a.builder.compare("lt", a, b)
 
 
+def whole(function: str) -> Callable[[Expr], Expr]:
+    """Rounding of one kind or another; integers are whole already."""
+    return lambda x: x.builder.call(function, x) if x.ctype in FLOAT_TYPES else x
+
+
 def maximum(a: Expr, b: Expr | Number) -> Expr:
     return a.builder.call("maximum", a, b)
 
@@ -119,9 +124,10 @@ def minimum(a: Expr, b: Expr | Number) -> Expr:
 
 
 def clamp(x: Expr, low: Expr | Number | None = None, high: Expr | Number | None = None) -> Expr:
+    """The bounds stand first: of two equal zeros eager's clamp returns x's."""
     if low is not None:
-        x = maximum(x, low)
-    return x if high is None else minimum(x, high)
+        x = x.builder.call("maximum", low, x)
+    return x if high is None else x.builder.call("minimum", high, x)
 
 
 def _add(a: Any, b: Any, alpha: Number = 1) -> Expr:
@@ -264,8 +270,9 @@ pointwise(aten.remainder, floats_only(binary("remainder")))
 pointwise(aten.addcmul, lambda x, a, b, value=1: x + a * b * value)
 pointwise(aten.addcdiv, lambda x, a, b, value=1: x + value * (a / b))
 pointwise(aten.lerp, _lerp)
-for name in "abs floor ceil round trunc".split():
-    pointwise(getattr(aten, name), call(name))
+for name in "floor ceil round trunc".split():
+    pointwise(getattr(aten, name), whole(name))
+pointwise(aten.abs, call("abs"))
 pointwise(aten.sign, call("sign"))
 POINTWISE.pop(aten.round.decimals)
 POINTWISE.pop(aten.add.t, None)
@@ -291,8 +298,8 @@ pointwise(aten.masked_fill, _masked_fill)
 pointwise(aten.maximum, maximum)
 pointwise(aten.minimum, minimum)
 pointwise(aten.clamp, clamp)
-pointwise(aten.clamp_min, maximum)
-pointwise(aten.clamp_max, minimum)
+pointwise(aten.clamp_min, clamp)
+pointwise(aten.clamp_max, lambda x, high: clamp(x, None, high))
 pointwise(aten.nan_to_num, _nan_to_num)
 pointwise(aten._to_copy, _identity)
 pointwise(aten.clone, _identity)
@@ -303,7 +310,7 @@ pointwise(aten.full_like, lambda x, value, **_: x.builder.const(value, x.ctype))
 # activations
 pointwise(aten.sigmoid, call("sigmoid"))
 pointwise(aten.log_sigmoid, call("logsigmoid"))
-pointwise(aten.relu, lambda x: maximum(x, 0))
+pointwise(aten.relu, lambda x: clamp(x, 0))
 pointwise(aten.relu6, lambda x: clamp(x, 0, 6))
 pointwise(aten.hardtanh, lambda x, low=-1, high=1: clamp(x, low, high))
 pointwise(aten.hardsigmoid, lambda x: clamp(x + 3, 0, 6) / 6)

@@ -13,6 +13,7 @@ from torch import nn
 
 from modelnew.graph.capture import Leaf, argument_names
 from modelnew.graph.views import is_open
+from modelnew.kernel.ir import loads_in_order
 from modelnew.kernel.schedule import schedule
 from modelnew.render.carry import carry
 from modelnew.render.kernel import render_kernel
@@ -192,6 +193,9 @@ def _wiring(program: Program, model: nn.Module, origin: Origin, public: dict[str
             more += [f"reduced={tuple(sorted(kernel.reduced))!r}", f"passes={passes.passes}", f"kept={passes.kept}"]
         if kernel.any_rank:
             more.append("any_rank=True")
+        orders = tuple(loads_in_order(result) for result in kernel.results)
+        if not kernel.reduced and any(order != tuple(range(len(kernel.inputs))) for order in orders):
+            more.append(f"layouts={orders!r}")
         specs += [
             f'    "{kernel.name}": dict(',
             f"        inputs=[{inputs}],",

@@ -75,6 +75,7 @@ class Kernel:
 
     rank, reduced: axes of the domain, and those that make up one row (none: a pointwise kernel).
     any_rank: all operands broadcast from the right, in any number of dims.
+    layouts: for each output of a pointwise kernel the inputs, in the order in which they decide its strides.
     passes, kept: sweeps over a row, and how many values per element they would like to find on chip again.
     """
 
@@ -87,6 +88,7 @@ class Kernel:
         rank: int,
         reduced: Sequence[int] = (),
         any_rank: bool = False,
+        layouts: "Optional[Sequence[Sequence[int]]]" = None,
         passes: int = 1,
         kept: int = 1,
     ) -> None:
@@ -94,6 +96,7 @@ class Kernel:
         self.inputs = [Operand(*operand) for operand in inputs]
         self.outputs = [Operand(*operand) for operand in outputs]
         self.rank, self.reduced, self.any_rank = rank, tuple(reduced), any_rank
+        self.layouts = layouts or [range(len(inputs))] * len(outputs)
         self.passes, self.kept = passes, kept
         self.launches: dict[Any, Callable[..., Any]] = {}
         self.calls = 0
@@ -184,19 +187,22 @@ class Kernel:
         """Shapes and strides of the outputs: laid out as eager lays them out."""
         if self.any_rank:
             shape = tuple(sizes)
-            like = elementwise_strides(shape, [_broadcast_strides(tensor, len(shape)) for tensor in tensors])
-            return [shape] * len(self.outputs), [like] * len(self.outputs)
+            walked = [_broadcast_strides(tensor, len(shape)) for tensor in tensors]
+            made = [elementwise_strides(shape, [walked[i] for i in order]) for order in self.layouts]
+            return [shape] * len(self.outputs), made
         shapes, strides = [], []
-        for operand in self.outputs:
+        for operand, order in zip(self.outputs, self.layouts):
             shape = tuple(1 if axis is None else sizes[axis] for axis in operand.axes)
             shapes.append(shape)
-            strides.append(self._like(operand, shape, tensors))
+            strides.append(self._like(operand, shape, tensors, order))
         return shapes, strides
 
-    def _like(self, output: Operand, shape: tuple[int, ...], tensors: Sequence[torch.Tensor]) -> tuple[int, ...]:
+    def _like(
+        self, output: Operand, shape: tuple[int, ...], tensors: Sequence[torch.Tensor], order: Sequence[int]
+    ) -> tuple[int, ...]:
         """Pointwise results follow their inputs; a row program's are contiguous, or channels last as its input is."""
         if not self.reduced:
-            walked = [self._strides(o, t.stride(), t.shape) for o, t in zip(self.inputs, tensors)]
+            walked = [self._strides(self.inputs[i], tensors[i].stride(), tensors[i].shape) for i in order]
             return elementwise_strides(shape, [[0 if a is None else w[a] for a in output.axes] for w in walked])
         for operand, tensor in zip(self.inputs, tensors):
             whole = operand.axes == output.axes and tensor.dim() == 4 and not tensor.is_contiguous()

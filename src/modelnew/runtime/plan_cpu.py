@@ -117,7 +117,7 @@ def plan_rows(layout: RowLayout, cache_bytes: int) -> Plan:
             height,
             width,
         )
-        return Plan("split", numbers, f"all threads on one row of {size} elements, sweep by sweep{past}")
+        return Plan("split", numbers, f"rows of {size} elements in chunks that threads share where rows are few{past}")
     numbers = _row_numbers(
         _WHOLE + stream, layout, layout.outer, layout.outer_strides, max(1, _GRAIN // size), height, width
     )

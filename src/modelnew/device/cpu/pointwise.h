@@ -7,9 +7,8 @@
 namespace mn {
 
 // The kinds, and what a, b, c are. The dims come in the order in which they are walked.
-//   flat     rank 0 or 1, every stride 1 or 0          a: elements that are worth a thread
-//   blocks   the last two dims are cut into blocks     a: as above   b, c: rows, columns of a block, b * c <=
-//   tile_elements
+//   flat     rank 0 or 1, every stride 1 or 0        a: elements that are worth a thread
+//   blocks   the last two dims are cut into blocks   a: as above   b, c: rows, columns of a block, b * c <= 1024
 // stream_bit is added to either: stores go past the cache.
 namespace pointwise_kind {
 constexpr int64_t flat = 0, blocks = 1, stream_bit = 256;

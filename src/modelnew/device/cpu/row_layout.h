@@ -7,10 +7,12 @@
 namespace mn {
 
 // The kinds, and what a, b, c are.
-//   whole     a thread owns a row; what the body keeps stays in its memory   a: rows worth a thread   b, c: rows,
-//   columns of a tile split     all threads share a row, sweep by sweep                        a: tiles worth a thread
-//   b, c: as above columns   a thread owns neighbours along the last outer dim              a: blocks worth a thread b:
-//   neighbours  c: tile depth
+//   whole     a thread owns a row; what the body keeps stays in its memory
+//             a: rows worth a thread    b, c: rows, columns of a tile
+//   split     a row is walked in chunks of tiles, which threads share where rows are few
+//             a: tiles worth a thread   b, c: as above
+//   columns   a thread owns neighbours along the last outer dim
+//             a: blocks worth a thread  b: neighbours  c: tile depth
 // A tile cuts the last two inner dims: b > 1 only where c is the whole of the last one, so that positions are
 // consecutive. stream_bit is added to any: stores go past the cache.
 namespace row_kind {

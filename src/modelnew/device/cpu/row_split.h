@@ -1,4 +1,5 @@
-// Row kind `split`: all threads share one row, each sweep a loop of its own.
+// Row kind `split`: rows too large to keep, or too few for the threads. Each sweep is a loop over the row's chunks,
+// which threads may share.
 #pragma once
 
 #include "cpu/row_sweeps.h"
@@ -105,13 +106,20 @@ class split_row {
 template <class Body, class Outs, class Ins>
 inline int run_split(const std::array<void*, Outs::size>& outs, const std::array<const void*, Ins::size>& ins,
                      const row_layout& layout, int64_t threads) {
-  for (int64_t r = 0; r < layout.rows(); ++r) {
+  std::atomic<int> result{no_error};
+  const auto run = [&](int64_t r, int64_t sharing) {
     scratch::of_thread().rewind();
-    split_row<Outs, Ins> row(outs, ins, layout, r, threads);
+    split_row<Outs, Ins> row(outs, ins, layout, r, sharing);
     Body{}(row);
-    if (row.failed()) return out_of_memory;
-  }
-  return no_error;
+    if (row.failed()) result = out_of_memory;
+  };
+  // Where there are rows enough for all threads, each walks its own: threads that share a row wait for the slowest
+  // after every sweep. The cut into chunks is the same, and so are the results.
+  const bool alone = layout.rows() >= 2 * threads;
+  parallel(alone ? threads : 1, layout.rows(), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end && result == no_error; ++r) run(r, alone ? 1 : threads);
+  });
+  return result;
 }
 
 }  // namespace mn

@@ -85,18 +85,13 @@ MN_FN C silu(C x) {
   return detail::times_sigmoid(x, x, C(0), x < (sizeof(C) == 4 ? C(-110) : C(-750)));
 }
 
-// x times the normal distribution function of x, whose tail is exp(-x^2 / 2) times a rational function; in double,
-// because in float the many roundings would add up to 6 ulp.
+// x times the normal distribution function of x
 MN_FN float gelu(float x) {
-  const double t = static_cast<double>(detail::at_most(detail::magnitude(x), 14.5f));
-  const double top = detail::polynomial(t, 0x1.00000019a2724p-1, 0x1.c0d9e5bf598bap-2, 0x1.775298cf81478p-3,
-                                        0x1.4cf25e9fa6200p-5, 0x1.0dddbb87bd67dp-8);
-  const double bottom = detail::polynomial(t, 1.0, 0x1.acaf2399548b8p+0, 0x1.33deb09e79d4cp+0, 0x1.e0d04364e9676p-2,
-                                           0x1.a1503133c270ap-4, 0x1.52391f4e3e273p-7);
-  const double tail = detail::exp_for_float(-0.5 * t * t) * top * detail::reciprocal_for_float(bottom);
-  const double below = x < -14.5f ? 0.0 : tail;  // 1 - Phi(|x|)
-  const float small = static_cast<float>(static_cast<double>(x) * below);
-  return x < 0.0f ? small : static_cast<float>(static_cast<double>(x) - t * tail);
+  const float t = detail::at_most(detail::magnitude(x), 14.5f), square = t * t, denominator = t + 1.9921875f;
+  const detail::scaled_tail q = detail::normal_tail(t, -0.5f * square, 0.5f * fma(-t, t, square), denominator,
+                                                    t - (denominator - 1.9921875f));
+  const float tail = detail::scale_down(q.value, q.n);  // t (1 - Phi(t))
+  return (x < 0.0f ? x * 0.0f : x) - tail;
 }
 MN_FN double gelu(double x) { return x * (0.5 * erfc(-0x1.6a09e667f3bcdp-1 * x)); }
 
@@ -119,15 +114,23 @@ MN_FN double gelu_tanh(double x) {
   return detail::times_sigmoid(x, v, 0.0, x < -25.0);
 }
 
-// x tanh(softplus(x)) = x n / (n + 2) with n = e (e + 2), e = e^x; for x > 0 both divided by e^2x
-MN_FN double mish(double x) {
-  const bool negative = x < 0.0;
-  const detail::exp_parts<double> a = detail::exp_nonpositive(-detail::magnitude(x));
-  const double e = detail::scale_down(a.p, a.n);
-  const double above = negative ? detail::scale_down(x * a.p * (e + 2.0), a.n) : x * (1.0 + 2.0 * e);
-  const double below = negative ? e * (e + 2.0) + 2.0 : 1.0 + 2.0 * e * (1.0 + e);
-  return x < -750.0 ? x * 0.0 : above / below;
+// x tanh(softplus(x)) = x n / (n + 2) with n = e^2 + 2e, e = e^x; for x > 0 both are divided by e^2x. Written as
+// x (1 - q), and x e (1 - q) below 0, so that the quotient's roundings weigh less.
+template <class C>
+MN_FN C mish(C x) {
+  const bool negative = x < C(0);
+  const detail::exp_parts<C> a = detail::exp_nonpositive(-detail::magnitude(x));
+  const C e = detail::scale_down(a.p, a.n), above = C(1) + e;
+  const C square = e * e, above_low = e - (above - C(1));
+  const C q = (negative ? fma(e, e, e) : C(2) * square) /
+              fma(above, above, fma(C(2) * above, above_low, negative ? C(1) : square));
+  // `low` also moves q, by about 3/4 of its relative size
+  const C low = x * a.low, product = x * a.p, product_low = fma(x, a.p, -product) + low;
+  const C rest = fma(-product, q, fma(-q, fma(C(0.75), low, product_low), product_low));
+  const C below = detail::scale_down(product + rest, a.n);
+  const C tail = x < (sizeof(C) == 4 ? C(-110) : C(-750)) ? x * C(0) : below;
+  const C result = negative ? tail : fma(-detail::at_most(x, C(750)), q, x);  // q is 0 there, infinity times it NaN
+  return detail::copy_sign(result, x);  // mish(-0) is -0
 }
-MN_FN float mish(float x) { return static_cast<float>(mish(static_cast<double>(x))); }
 
 }  // namespace mn

@@ -76,25 +76,6 @@ MN_FN C expm1_within(C x) {
 
 }  // namespace detail
 
-namespace detail {
-
-// e^x in double, good to 2^-34: enough where the result becomes a float. |x| <= 700.
-MN_FN double exp_for_float(double x) {
-  const rounded<double> n = round_near(x * 0x1.71547652b82fep+0);
-  const double r = fma(n.value, -0x1.62e42fefa39efp-1, x);
-  const double p = polynomial(r, 0x1.0000003a254b9p-1, 0x1.555554433c56dp-3, 0x1.55548dc166f79p-5, 0x1.111270ac1f475p-7,
-                              0x1.6d8d09405451bp-10, 0x1.9f08a552021d8p-13);
-  return fma(r * r, p, 1.0 + r) * power_of_two<double>(n.shifted);
-}
-
-// 1 / x in double, good to 2^-45, for x in the range of float: a float quotient and one step of Newton's method
-MN_FN double reciprocal_for_float(double x) {
-  const double r = static_cast<double>(1.0f / static_cast<float>(x));
-  return r * (2.0 - x * r);
-}
-
-}  // namespace detail
-
 #if defined(MN_CUDA)
 MN_FN float exp(float x) { return ::expf(x); }
 MN_FN double exp(double x) { return ::exp(x); }
