@@ -35,6 +35,9 @@ def session(*, as_json: bool) -> Iterator[Progress]:
     Meanwhile nothing reaches stdout: a model's prints, or a compiler's, would spoil a JSON document.
     """
     warnings.filterwarnings("ignore", "Failed to initialize NumPy")  # PyTorch misses it, we do not need it
+    os.environ.setdefault(
+        "PYTHONWARNINGS", "ignore:Failed to initialize NumPy"
+    )  # in the processes that check and time, too
     try:
         with _stdout_to_stderr(), _progress() as show:
             yield show

@@ -52,7 +52,7 @@ class Server:
         cls = getattr(module, "ModelNew", None)
         if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
             return {
-                "error": "the file defines no class ModelNew(torch.nn.Module)",
+                "error": "AttributeError: the file defines no class ModelNew(torch.nn.Module)",
                 "text": "",
                 "where": "importing the file",
             }

@@ -6,7 +6,9 @@ The graph is `torch.export`'s: functional (no op writes to its inputs; buffer up
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
 import logging
 import re
 import warnings
@@ -117,7 +119,8 @@ def _export(model: nn.Module, args: tuple[object, ...], dynamic: bool) -> Any:
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        # torch.export prints graphs and advice where it fails; the error that it raises says enough
+        with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             for open_sizes in attempts:
                 shapes = _open_shapes(model, args) if open_sizes else None

@@ -34,7 +34,6 @@ from modelnew.runtime.cache import (
     load_build,
     publish_build,
     seal_build,
-    spare_dir,
     sweep_builds,
     time_limit,
     writable_dir,
@@ -80,10 +79,9 @@ def build(name: str, source: str, target: str, defines: Sequence[str] = ()) -> c
     tools = find_tools(target)
     recipe = {"target": target, "defines": list(defines), "torch": torch.__version__, **tools._asdict()}
     key = name + "-" + hashlib.sha256(json.dumps([recipe, source]).encode()).hexdigest()[:16]
-    for root in (cache_dir(), spare_dir()):
-        library = load_build(os.path.join(root, key), name)
-        if library is not None:
-            return library
+    library = load_build(os.path.join(cache_dir(), key), name)
+    if library is not None:
+        return library
     limit = time_limit()
     folder = os.path.join(writable_dir(), key)
     with _ONE_BUILD, build_lock(folder + ".lock", limit) as alone:

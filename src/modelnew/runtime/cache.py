@@ -116,11 +116,20 @@ def sweep_builds(folder: str, limit: float) -> None:
 
 
 def kill_inside(work: str) -> None:
-    """Kill every process whose working folder is `work`, ours alone: ninja and the compilers that it started."""
-    for entry in glob.glob("/proc/[0-9]*/cwd"):
-        with contextlib.suppress(OSError):
-            if os.readlink(entry) == work:
-                os.kill(int(entry.split("/")[2]), signal.SIGKILL)
+    """Kill every process whose working folder is `work`, ours alone: ninja and the compilers that it started.
+
+    Again until a look finds none: one that was about to start another is gone after the first, the other is not.
+    """
+    found = True
+    while found:
+        found = False
+        for entry in glob.glob("/proc/[0-9]*/cwd"):
+            with contextlib.suppress(OSError):
+                if os.readlink(entry) == work:
+                    os.kill(int(entry.split("/")[2]), signal.SIGKILL)
+                    found = True
+        if found:
+            time.sleep(0.02)
 
 
 @contextlib.contextmanager
