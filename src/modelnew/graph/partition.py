@@ -140,13 +140,38 @@ class _Partitioner:
         self.region: dict[fx.Node, Region] = {}
 
     def finished(self) -> tuple[Region, ...]:
-        """Regions with their nodes in the graph's order."""
+        """Regions with their nodes in the graph's order; row programs over the same rows of one tensor read it once."""
+        regions = list({id(region): region for region in self.region.values()}.values())
+        for position, region in enumerate(regions):
+            for other in regions[position + 1 :]:
+                if region.axes and other.axes and self._side_by_side(region, other):
+                    self._absorb(region, other)
         unique: dict[int, Region] = {}
         for node in sorted(self.region, key=self.order.__getitem__):
             unique.setdefault(id(self.region[node]), self.region[node])
         for region in unique.values():
             region.axes = {node: region.axes[node] for node in sorted(region.axes, key=self.order.__getitem__)}
         return tuple(region for region in unique.values() if not _is_one_number(region))
+
+    def _side_by_side(self, a: Region, b: Region) -> bool:
+        """Whether two row programs have the same rows, read the same tensor along them, and do not need each other."""
+        if not a.reduced or a.reduced != b.reduced or len(a.axes) + len(b.axes) > MAX_NODES:
+            return False
+        if len(a.sizes) != len(b.sizes) or not all(same(x, y) for x, y in zip(a.sizes, b.sizes, strict=True)):
+            return False
+        shared = any(use in b.operands.get(tensor, ()) for tensor, uses in a.operands.items() for use in uses)
+        apart = not any(arg in b.axes for n in a.axes for arg in n.all_input_nodes)
+        apart = apart and not any(arg in a.axes for n in b.axes for arg in n.all_input_nodes)
+        return shared and apart and not self._reaches(a, b) and not self._reaches(b, a)
+
+    def _absorb(self, region: Region, other: Region) -> None:
+        region.axes.update(other.axes)
+        for tensor, uses in other.operands.items():
+            mine = region.operands.setdefault(tensor, [])
+            mine.extend(use for use in uses if use not in mine)
+        for node in other.axes:
+            self.region[node] = region
+        other.axes = {}
 
     def follow(self, view: fx.Node) -> None:
         """A view of a value in a region belongs to it, if its axes are still the domain's."""
