@@ -43,7 +43,7 @@ class Writer:
         text = self._compose(expr, uses)
         if uses[id(expr)] > 1 or len(text) > LONGEST_LINE - 30:
             name = self.unique(str(expr.detail) if expr.kind == "call" else expr.kind)
-            self.lines.append(f"const auto {name} = {_bare(text)};")
+            self.lines.append(f"const auto {name} = {bare(text)};")
             self.names[id(expr)] = name
             return name
         return text
@@ -51,9 +51,9 @@ class Writer:
     def _compose(self, expr: Expr, uses: dict[int, int]) -> str:
         args = [self._text(arg, uses) for arg in expr.args]
         if expr.kind == "cast":
-            return f"mn::cast<{expr.ctype}>({_bare(args[0])})"
+            return f"mn::cast<{expr.ctype}>({bare(args[0])})"
         if expr.kind == "round":
-            return f"mn::round_to<{expr.detail}>({_bare(args[0])})"
+            return f"mn::round_to<{expr.detail}>({bare(args[0])})"
         if expr.kind != "call":
             raise AssertionError(f"{expr.kind} has no text of its own")
         function = str(expr.detail)
@@ -63,13 +63,13 @@ class Writer:
             text = {"neg": "-", "not": "!", "bitnot": "~"}[function] + args[0]
             text = f"({text})"
         else:
-            return f"mn::{function}({', '.join(map(_bare, args))})"
+            return f"mn::{function}({', '.join(map(bare, args))})"
         # C++ computes narrow integers in int: bring the result back as PyTorch wraps it
         narrow = expr.ctype in NARROW_TYPES or (expr.ctype == "bool" and function not in ("and", "or", "not"))
-        return f"mn::cast<{expr.ctype}>({_bare(text)})" if narrow else text
+        return f"mn::cast<{expr.ctype}>({bare(text)})" if narrow else text
 
 
-def _bare(text: str) -> str:
+def bare(text: str) -> str:
     """Without the outer parentheses, where a comma or bracket already separates."""
     if not (text.startswith("(") and text.endswith(")")):
         return text

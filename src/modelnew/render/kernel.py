@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from modelnew.kernel.ir import Expr, Kernel
+from modelnew.kernel.ir import Expr, Kernel, walk
 from modelnew.kernel.schedule import Schedule, schedule
-from modelnew.render.expression import Writer
+from modelnew.render.expression import Writer, bare
 
 KEYWORDS = frozenset(
     "alignas auto bool break case catch char class const constexpr continue default delete do double else enum explicit export"
@@ -47,17 +47,7 @@ def _names(kernel: Kernel) -> tuple[list[str], list[str], Callable[[str], str]]:
 
 def _loads(kernel: Kernel) -> list[Expr]:
     """For each input the expression that reads it."""
-    found: dict[int, Expr] = {}
-    stack = list(kernel.results)
-    seen: set[int] = set()
-    while stack:
-        expr = stack.pop()
-        if id(expr) in seen:
-            continue
-        seen.add(id(expr))
-        if expr.kind == "load":
-            found[int(expr.detail)] = expr
-        stack.extend(expr.args)
+    found = {int(expr.detail): expr for expr in walk(kernel.results) if expr.kind == "load"}
     return [found[number] for number in range(len(kernel.inputs)) if number in found]
 
 
@@ -75,7 +65,7 @@ def _pointwise_body(kernel: Kernel) -> list[str]:
     parameters = ", ".join(f"{types[number]} {name}" for number, name in enumerate(inputs))
     statements = [
         *writer.lines,
-        f"return {_values([t.removeprefix('(').removesuffix(')') if _wrapped(t) else t for t in texts])};",
+        f"return {_values([bare(text) for text in texts])};",
     ]
     return [
         f"struct {kernel.name}_body {{",
@@ -84,15 +74,6 @@ def _pointwise_body(kernel: Kernel) -> list[str]:
         "  }",
         "};",
     ]
-
-
-def _wrapped(text: str) -> bool:
-    depth = 0
-    for position, character in enumerate(text):
-        depth += (character == "(") - (character == ")")
-        if depth == 0 and position < len(text) - 1:
-            return False
-    return text.startswith("(")
 
 
 def _row_body(kernel: Kernel) -> list[str]:
@@ -172,7 +153,7 @@ class RowWriter:
         writer = Writer(self.named, self.unique)
         texts = writer.write(roots)
         result = texts[0] if len(texts) == 1 else _values(texts)
-        result = result[1:-1] if _wrapped(result) else result
+        result = bare(result)
         parameters = ", ".join(f"{ctype} {name}" for name, ctype in ordered)
         names = "".join(f", {name}" for name, _ in ordered)
         if not writer.lines:
