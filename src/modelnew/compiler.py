@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -13,16 +14,21 @@ from torch import fx, nn
 
 from modelnew import fakes
 from modelnew.graph.capture import FLOATING, Captured, capture
-from modelnew.graph.partition import Partition, Region, partition
+from modelnew.graph.evidence import agree, follows, pieces
+from modelnew.graph.other_inputs import of_rank, set_to_one
+from modelnew.graph.partition import Partition, Region, is_product, partition
+from modelnew.graph.retype import retyped
 from modelnew.graph.rewrite import drop_assertions, hoist_reshapes, sink_reshapes, split_bias
-from modelnew.graph.views import is_open
 from modelnew.kernel.ir import Kernel
 from modelnew.kernel.lower import NoDomain, Types, lower, why_not
+from modelnew.kernel.product import take_product
 from modelnew.render.forward import Forward, ForwardWriter
 from modelnew.render.kernel import render_kernel
 
 MOST_VARIANT_NODES = 400  # beyond this only the captured dtype is compiled: each further one is another export
+LINEAR = "linear"  # what kernels.linear is already
 ANY_RANKS = (0, 1, 3, 4, 5)
+MOST_COMBINED = 4
 
 
 class Source(Protocol):
@@ -34,12 +40,16 @@ class Source(Protocol):
 
 
 class Called(NamedTuple):
-    """A region, the name of its kernel, the tensors that it reads and the nodes whose values it stores."""
+    """A region, the name of its kernel, the tensors that it reads and the nodes whose values it stores.
+
+    product: which of `reads` is a matrix product that the kernel takes in; nothing else needs that one then.
+    """
 
     region: Region
     name: str
     reads: list[fx.Node]
     stores: list[fx.Node]
+    product: int | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,11 @@ class Program:
     any_rank: bool = False
 
     @property
+    def products(self) -> bool:
+        """Whether some of its matrix products have launches of ours."""
+        return self.forward.plain_products or any(kernel.product is not None for kernel in self.kernels)
+
+    @property
     def text(self) -> str:
         """Everything that depends on the graph: two captures of equal text are the same program."""
         specs = [(k.name, k.inputs, k.outputs, sorted(k.reduced)) for k in self.kernels]
@@ -69,11 +84,11 @@ def compile_source(source: Source, show: Callable[[str, object], None] = lambda 
     """
     model, inputs = source.abstract()
     program = compile_module(model, inputs, show)
-    if not program.kernels:
+    if not (program.kernels or program.products):
         return program
-    working = _dtypes(source, program)
-    smallest = _smallest_sizes(source, program)
-    any_rank = _any_rank(source, program)
+    with fakes.silence():
+        evidence = _Evidence(source, program)
+        working, smallest, any_rank = evidence.dtypes(), evidence.smallest_sizes(), evidence.any_rank()
     kernels = tuple(replace(k, any_rank=True) for k in program.kernels) if any_rank else program.kernels
     widened = replace(program, kernels=kernels, working=working, smallest=smallest, any_rank=any_rank)
     show("program", widened)
@@ -94,10 +109,15 @@ def compile_module(
 ) -> Program:
     """The program for exactly this module and these inputs."""
     captured = capture(model, inputs, dynamic=dynamic)
-    types = Types(captured.working)
     show("capture", captured.graph)
-    rewrite(captured.graph, types)
+    rewrite(captured.graph, Types(captured.working))
     show("rewrite", captured.graph)
+    return compile_captured(captured, show)
+
+
+def compile_captured(captured: Captured, show: Callable[[str, object], None] = lambda name, value: None) -> Program:
+    """The program for a captured graph that has been rewritten."""
+    types = Types(captured.working)
     parts = partition(captured.graph, lambda node: why_not(node, types))
     show("partition", parts)
     kernels, called = _lower_all(captured, parts, types)
@@ -131,15 +151,25 @@ def _lower_all(captured: Captured, parts: Partition, types: Types) -> tuple[tupl
         except NoDomain:
             parts.left.update(dict.fromkeys(region.axes, "nothing that it reads says how large it is"))
             continue
-        kernel = _named_apart(kernel, made)
+        kernel = _named_apart(_with_product(kernel, reads, region), made)
         made[kernel.name] = kernel
-        called.append(Called(region, kernel.name, reads, stores))
+        called.append(Called(region, kernel.name, reads, stores, kernel.product))
     return tuple(made.values()), tuple(called)
+
+
+def _with_product(kernel: Kernel, reads: list[fx.Node], region: Region) -> Kernel:
+    """The kernel taking in the last of its operands that is a product which nothing else needs."""
+    for operand, node in reversed(list(enumerate(reads))):
+        if is_product(node) and reads.count(node) == 1 and all(user in region.axes for user in node.users):
+            marked = take_product(kernel, operand)
+            if marked.product is not None:
+                return marked
+    return kernel
 
 
 def _named_apart(kernel: Kernel, made: dict[str, Kernel]) -> Kernel:
     wish, number = kernel.name, 1
-    while kernel.name in made and not _equal(kernel, made[kernel.name]):
+    while kernel.name == LINEAR or (kernel.name in made and not _equal(kernel, made[kernel.name])):
         number += 1
         kernel = replace(kernel, name=f"{wish}_{number}")
     if kernel.name in made:
@@ -162,42 +192,89 @@ def _nameless(kernel: Kernel) -> tuple[object, ...]:
         inputs=tuple(_operand(op, f"i{i}") for i, op in enumerate(kernel.inputs)),
         outputs=tuple(_operand(op, f"o{i}") for i, op in enumerate(kernel.outputs)),
     )
-    return (*plain, sorted(kernel.reduced), render_kernel(renamed))
+    return (*plain, sorted(kernel.reduced), kernel.product, render_kernel(renamed))
 
 
 def _operand(operand: Any, name: str) -> Any:
     return type(operand)(name, operand.storage, operand.axes)
 
 
-def _dtypes(source: Source, program: Program) -> tuple[torch.dtype, ...]:
-    """The captured dtype first, then every other one for which the model is the same program."""
-    captured = program.captured.working
-    if captured is None:
-        return ()
-    found = [captured]
-    if len(program.captured.graph.nodes) > MOST_VARIANT_NODES:
-        return tuple(found)
-    for dtype in FLOATING:
-        if dtype != captured and _same(program, lambda dtype=dtype: source.abstract(dtype)):  # type: ignore[misc]
-            found.append(dtype)
-    return tuple(found)
+class _Evidence:
+    """What else a program holds for: shown by runs on fakes, and where those differ by another capture."""
+
+    def __init__(self, source: Source, program: Program) -> None:
+        self.source, self.program, self.captured = source, program, program.captured
+        model, inputs = source.abstract()
+        self.pieces = pieces(self.captured, model, inputs, self.captured.working)
+
+    def dtypes(self) -> tuple[torch.dtype, ...]:
+        """The captured dtype first, then every other one for which the model is the same program."""
+        captured = self.captured.working
+        if captured is None:
+            return ()
+        return (captured, *(dtype for dtype in FLOATING if dtype != captured and self._holds_in(dtype)))
+
+    def smallest_sizes(self) -> dict[str, int]:
+        """An open size may be 1 only where the model takes the same way then: torch.export assumes that it is larger.
+
+        The guard lets any of these sizes be 1 beside any other, so their combinations count: all of them where they are few,
+        otherwise each size alone, with each other one, and with all.
+        """
+        ones: list[str] = []
+        for symbol in self.captured.sizes:
+            counts = range(len(ones) + 1) if len(ones) <= MOST_COMBINED else sorted({0, 1, len(ones)})
+            beside = [others for count in counts for others in combinations(ones, count)]
+            if all(self._holds_at_one((symbol, *others)) for others in beside):
+                ones.append(symbol)
+        return {symbol: 1 if symbol in ones else 2 for symbol in self.captured.sizes}
+
+    def any_rank(self) -> bool:
+        """Elementwise from end to end, and the same at every rank: then any shapes will do that broadcast."""
+        if not _is_elementwise(self.program):
+            return False
+        return all(self._holds_for(lambda inputs, rank=rank: of_rank(inputs, rank)) for rank in ANY_RANKS)  # type: ignore[misc]
+
+    def _holds_at_one(self, symbols: Sequence[str]) -> bool:
+        return self._holds_for(lambda inputs: set_to_one(self.captured, inputs, symbols))
+
+    def _holds_in(self, dtype: torch.dtype) -> bool:
+        other = None
+        if self._shown(*self.source.abstract(dtype), dtype):
+            other = retyped(self.captured, dtype)
+        if other is not None:
+            return compile_captured(other).text == self.program.text
+        if len(self.captured.graph.nodes) > MOST_VARIANT_NODES:
+            return False
+        try:
+            return compile_module(*self.source.abstract(dtype)).text == self.program.text
+        except (
+            Exception
+        ):  # a model that does not run so is not the same; whatever it raises, the original forward will too
+            return False
+
+    def _holds_for(self, change: Callable[[list[Any]], list[Any]]) -> bool:
+        model, inputs = self.source.abstract()
+        if self._shown(model, change(inputs), self.captured.working):
+            return True
+        model, inputs = self.source.abstract()
+        try:
+            inputs = change(inputs)
+            other = capture(model, inputs)
+            rewrite(other.graph, Types(other.working))
+            return agree(self.captured, other, model, inputs)
+        except Exception:  # as above
+            return False
+
+    def _shown(self, model: nn.Module, inputs: list[Any], dtype: torch.dtype | None) -> bool:
+        """Whether the runs on these fakes show that the captured program holds for them."""
+        try:
+            same_calls = follows(self.captured, model, inputs, dtype)
+            return same_calls and pieces(self.captured, model, inputs, dtype) == self.pieces
+        except Exception:  # as above, or it asks for a value: fakes have none
+            return False
 
 
-def _smallest_sizes(source: Source, program: Program) -> dict[str, int]:
-    """An open size may be 1 only where the model takes the same way then: torch.export assumes that it is larger."""
-    symbols = program.captured.sizes
-    if _same_calls(program, lambda: _all_ones(source, program)):
-        return dict.fromkeys(symbols, 1)
-    smallest = {}
-    for symbol, (node, dim) in symbols.items():
-        leaf = next(i for i, leaf in enumerate(program.captured.leaves) if leaf.node is node)
-        same = _same_calls(program, lambda leaf=leaf, dim=dim: _resized(source, leaf, dim))  # type: ignore[misc]
-        smallest[symbol] = 1 if same else 2
-    return smallest
-
-
-def _any_rank(source: Source, program: Program) -> bool:
-    """Elementwise from end to end, and the same at every rank: then any shapes will do that broadcast."""
+def _is_elementwise(program: Program) -> bool:
     leaves = [leaf for leaf in program.captured.leaves if leaf.node is not None]
     if any(k.reduced for k in program.kernels) or program.captured.state or program.captured.constants or not leaves:
         return False
@@ -212,82 +289,7 @@ def _any_rank(source: Source, program: Program) -> bool:
             return False
         if any(operand.storage != "T" for operand in kernel.inputs):
             return False
-    return all(_same_calls(program, lambda rank=rank: _reranked(source, rank)) for rank in ANY_RANKS)  # type: ignore[misc]
-
-
-def _same(program: Program, make: Callable[[], tuple[nn.Module, list[Any]]]) -> bool:
-    """Whether another capture gives the same text, kernels and all."""
-    try:
-        return compile_module(*make()).text == program.text
-    except Exception:  # a model that does not run so is not the same; whatever it raises, the original forward will too
-        return False
-
-
-def _same_calls(program: Program, make: Callable[[], tuple[nn.Module, list[Any]]]) -> bool:
-    """Whether a capture with other sizes makes the same calls with the same constants, sizes aside."""
-    try:
-        model, inputs = make()
-        other = capture(model, inputs)
-        rewrite(other.graph, Types(other.working))
-    except Exception:  # as above
-        return False
-    return _calls(other.graph.nodes) == _calls(program.captured.graph.nodes)
-
-
-def _calls(nodes: Iterable[fx.Node]) -> list[object]:
-    """The ops in order with their plain arguments; sizes of reshapes and expands are what differs by right."""
-    calls: list[object] = []
-    for node in nodes:
-        if node.op == "call_function" and isinstance(node.meta.get("val"), (torch.Tensor, tuple, list)):
-            plain = [
-                arg
-                for arg in pytree.tree_leaves((node.args, node.kwargs))
-                if isinstance(arg, (float, str, bool, torch.dtype)) or (isinstance(arg, int) and not _has_sizes(node))
-            ]
-            calls.append((str(node.target), [str(arg) for arg in plain]))
-    return calls
-
-
-def _has_sizes(node: fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and any("SymInt" in str(argument.real_type) for argument in schema.arguments)
-
-
-def _resized(source: Source, leaf: int, dim: int) -> tuple[nn.Module, list[Any]]:
-    """The source with one dim of one input, and all that share its size symbol by being the same number, set to 1."""
-    model, inputs = source.abstract()
-    flat, spec = pytree.tree_flatten(tuple(inputs))
-    size = flat[leaf].shape[dim]
-    for i, value in enumerate(flat):
-        if isinstance(value, torch.Tensor) and (i == leaf or size in value.shape[dim : dim + 1]):
-            with value.fake_mode:  # type: ignore[attr-defined]
-                flat[i] = value.new_empty([1 if d == dim else s for d, s in enumerate(value.shape)])
-    return model, list(pytree.tree_unflatten(flat, spec))
-
-
-def _all_ones(source: Source, program: Program) -> tuple[nn.Module, list[Any]]:
-    """The source with every open size set to 1."""
-    model, inputs = source.abstract()
-    flat, spec = pytree.tree_flatten(tuple(inputs))
-    nodes = {leaf.node: i for i, leaf in enumerate(program.captured.leaves) if leaf.node is not None}
-    for node, i in nodes.items():
-        shape = [
-            1 if is_open(open_size) else size
-            for open_size, size in zip(node.meta["val"].shape, flat[i].shape, strict=True)
-        ]
-        with flat[i].fake_mode:
-            flat[i] = flat[i].new_empty(shape)
-    return model, list(pytree.tree_unflatten(flat, spec))
-
-
-def _reranked(source: Source, rank: int) -> tuple[nn.Module, list[Any]]:
-    model, inputs = source.abstract()
-    flat, spec = pytree.tree_flatten(tuple(inputs))
-    for i, value in enumerate(flat):
-        if isinstance(value, torch.Tensor):
-            with value.fake_mode:  # type: ignore[attr-defined]
-                flat[i] = value.new_empty([5] * rank)
-    return model, list(pytree.tree_unflatten(flat, spec))
+    return True
 
 
 class LiveModule:

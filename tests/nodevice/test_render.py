@@ -93,7 +93,7 @@ def test_file_is_python_3_9_and_needs_only_torch():
 def test_only_the_library_that_is_used():
     """Row programs, and functions that no kernel calls, are not carried by a pointwise file."""
     kernels = compile_module(Sigmoid(), (X,)).kernels
-    texts = libraries(kernels)
+    texts = libraries(kernels, products=False)
     assert "rows.h" not in texts["cpu"]
     assert "common/math/trig.h" not in texts["common"]
     assert "common/math/activations.h" in texts["common"]
@@ -151,7 +151,7 @@ def test_values_that_die_are_deleted():
             self.a, self.b = nn.Linear(10, 10), nn.Linear(10, 10)
 
         def forward(self, x):
-            return self.b(F.relu(self.a(x)))
+            return self.b(F.relu(self.a(x))).sort().values
 
     lines = compile_module(Chain(), (X,)).forward.lines()
-    assert any(line.startswith("del ") and "linear" in line for line in lines)
+    assert any(line.startswith("del ") and "relu" in line for line in lines)

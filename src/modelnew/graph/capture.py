@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.utils._pytree as pytree
 from torch import fx, nn
+from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from modelnew.errors import CaptureError, UnsupportedError
@@ -45,6 +46,7 @@ class Captured:
     made inside forward.
     `written_back` says of each output of the graph which attribute or argument it is written to, None for what forward returns.
     `sizes` names the open sizes: symbol → (placeholder, dim).
+    `exported` and `decomposed` are torch.export's own programs, before and after its ops were decomposed into those of `graph`.
     """
 
     graph: fx.Graph
@@ -56,6 +58,8 @@ class Captured:
     returns_spec: pytree.TreeSpec
     sizes: dict[str, tuple[fx.Node, int]]
     working: torch.dtype | None  # the floating dtype of the inputs and parameters, None where there are none
+    exported: ExportedProgram
+    decomposed: ExportedProgram
 
     @property
     def mutations(self) -> list[tuple[str, fx.Node]]:
@@ -85,7 +89,8 @@ def capture(model: nn.Module, inputs: Sequence[object], *, dynamic: bool = True)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         _require_plain(tensor, name)
     args = _told_apart(tuple(inputs))
-    return _describe(model, _export(model, args, dynamic), args)
+    exported, decomposed = _export(model, args, dynamic)
+    return _describe(model, exported, decomposed, args)
 
 
 def _told_apart(args: tuple[object, ...]) -> tuple[object, ...]:
@@ -112,8 +117,8 @@ def _require_plain(value: object, name: str) -> None:
         )
 
 
-def _export(model: nn.Module, args: tuple[object, ...], dynamic: bool) -> Any:
-    """torch.export with every size open; with fixed sizes where the model does not allow that."""
+def _export(model: nn.Module, args: tuple[object, ...], dynamic: bool) -> tuple[ExportedProgram, ExportedProgram]:
+    """torch.export with every size open; with fixed sizes where the model does not allow that. Before and after decomposition."""
     attempts = [True, False] if dynamic else [False]
     logger = logging.getLogger("torch")
     level = logger.level
@@ -126,7 +131,7 @@ def _export(model: nn.Module, args: tuple[object, ...], dynamic: bool) -> Any:
                 shapes = _open_shapes(model, args) if open_sizes else None
                 try:
                     exported = torch.export.export(model, args, dynamic_shapes=shapes, strict=False)
-                    return exported.run_decompositions(decomposition_table())
+                    return exported, exported.run_decompositions(decomposition_table())
                 except Exception as error:  # torch.export raises many kinds; each is the model's trouble, told below
                     failure = error
     finally:
@@ -185,23 +190,25 @@ def _is_users(filename: str) -> bool:
     )
 
 
-def _describe(model: nn.Module, exported: Any, args: tuple[object, ...]) -> Captured:
-    graph: fx.Graph = exported.graph
+def _describe(
+    model: nn.Module, exported: ExportedProgram, decomposed: ExportedProgram, args: tuple[object, ...]
+) -> Captured:
+    graph: fx.Graph = decomposed.graph
     nodes = {node.name: node for node in graph.nodes}
     state: dict[fx.Node, str] = {}
     constants: dict[fx.Node, torch.Tensor] = {}
     user_inputs: list[fx.Node | None] = []
-    for spec in exported.graph_signature.input_specs:
+    for spec in decomposed.graph_signature.input_specs:
         if spec.kind == InputKind.USER_INPUT:
             user_inputs.append(nodes.get(spec.arg.name) if hasattr(spec.arg, "name") else None)
         elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
             state[nodes[spec.arg.name]] = reach(model, spec.target)
         elif spec.kind == InputKind.CONSTANT_TENSOR:
             node = nodes[spec.arg.name]
-            if _attribute(model, spec.target) is not None:
+            if attribute(model, spec.target) is not None:
                 state[node] = reach(model, spec.target)
             else:
-                constants[node] = exported.constants[spec.target]
+                constants[node] = decomposed.constants[spec.target]
         else:
             raise _unsupported_signature(f"an input of kind {spec.kind.name} ({spec.target})")
     leaves = _leaves(model, args, user_inputs)
@@ -213,10 +220,12 @@ def _describe(model: nn.Module, exported: Any, args: tuple[object, ...]) -> Capt
         args_spec=pytree.tree_structure(args),
         state=state,
         constants=constants,
-        written_back=_written_back(model, exported, paths),
-        returns_spec=exported.call_spec.out_spec,
+        written_back=_written_back(model, decomposed, paths),
+        returns_spec=decomposed.call_spec.out_spec,
         sizes=_open_sizes(leaves),
         working=working,
+        exported=exported,
+        decomposed=decomposed,
     )
 
 
@@ -256,8 +265,9 @@ def reach(model: nn.Module, path: str) -> str:
     return text
 
 
-def _attribute(model: nn.Module, path: str) -> object:
-    owner: object = model
+def attribute(model: nn.Module, path: str) -> Any:
+    """What `model` reaches by this path; None where there is no such attribute."""
+    owner: Any = model
     for part in path.split("."):
         owner = getattr(owner, part, None)
     return owner

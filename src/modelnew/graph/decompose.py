@@ -6,6 +6,7 @@ The rest falls apart by PyTorch's own default decompositions, or stays a library
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -48,6 +49,21 @@ def decomposition_table() -> Any:
     for op, function in DECOMPOSITIONS.items():
         table[op] = function
     return table
+
+
+def stays_whole(op: Any) -> bool:
+    """Whether an op is left as it is: a kernel computes it, or it is a better library call than its pieces."""
+    return op in POINTWISE or op in REDUCTIONS or op in KEPT
+
+
+@functools.cache
+def _pytorchs() -> dict[Any, Callable[..., Any]]:
+    return dict(torch.export.default_decompositions().items())
+
+
+def decomposition(op: Any) -> Callable[..., Any] | None:
+    """The function that an op is decomposed by; None for one that stays whole."""
+    return DECOMPOSITIONS.get(op) or (None if stays_whole(op) else _pytorchs().get(op))
 
 
 def decomposes(*ops: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -110,6 +110,12 @@ def is_position(node: fx.Node) -> bool:
     return node.target is aten.arange.start_step and plain
 
 
+def is_product(node: fx.Node) -> bool:
+    """A matrix product of two tensors, bias not among them."""
+    plain = node.target is aten.linear.default and (len(node.args) == 2 or node.args[2] is None)
+    return plain or node.target is aten.mm.default
+
+
 def same(a: Size, b: Size) -> bool:
     """Equal for certain: the same number, or the same expression of open sizes."""
     return bool(_expression(a) == _expression(b))

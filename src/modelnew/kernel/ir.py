@@ -159,7 +159,8 @@ class Kernel:
 
     `rank` counts the domain's axes; `reduced` are the axes of one row (empty: a pointwise kernel). A reduce expression runs
     over the whole row. `sources` are the lines of the model that the kernel covers. `any_rank`: operands broadcast from the right
-    in any number of dims, `axes` do not matter.
+    in any number of dims, `axes` do not matter. `product`: the input that is a matrix product, which a device with a kernel
+    of family 3 computes within (product.py).
     """
 
     name: str
@@ -170,6 +171,7 @@ class Kernel:
     results: tuple[Expr, ...]
     sources: tuple[str, ...]
     any_rank: bool = False
+    product: int | None = None
 
     @property
     def family(self) -> str:

@@ -13,7 +13,18 @@ import tokenize
 from collections.abc import Iterable
 from importlib.resources import files
 
-MODULES = ("layout", "plan_cpu", "plan_cuda", "toolchain", "cache", "build", "product", "launch", "guard")
+MODULES = (
+    "layout",
+    "plan_cpu",
+    "plan_cuda",
+    "plan_product",
+    "toolchain",
+    "cache",
+    "build",
+    "product",
+    "launch",
+    "guard",
+)
 PACKAGE = "modelnew.runtime"
 
 

@@ -13,8 +13,10 @@ LONGEST_LINE = 110
 class Writer:
     """Writes expressions as statements: what is used more than once, or grows too long, gets a name."""
 
-    def __init__(self, names: Mapping[int, str], unique: Callable[[str], str]) -> None:
-        self.names = dict(names)  # id of an expression → the variable that holds it
+    def __init__(self, names: Mapping[int, str], unique: Callable[[str], str], size: str = "row.size()") -> None:
+        """`names`: variables that hold expressions, by id. `size`: the text of a row's size."""
+        self.size = size
+        self.names = dict(names)
         self.unique = unique
         self.lines: list[str] = []
 
@@ -39,7 +41,7 @@ class Writer:
         if expr.kind == "const":
             return literal(expr)
         if expr.kind == "size":
-            return f"{expr.ctype}(row.size())"
+            return f"{expr.ctype}({self.size})"
         text = self._compose(expr, uses)
         if uses[id(expr)] > 1 or len(text) > LONGEST_LINE - 30:
             name = self.unique(str(expr.detail) if expr.kind == "call" else expr.kind)

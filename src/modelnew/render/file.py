@@ -13,16 +13,21 @@ from torch import nn
 
 from modelnew.graph.capture import Leaf, argument_names
 from modelnew.graph.views import is_open
-from modelnew.kernel.ir import loads_in_order
+from modelnew.kernel.ir import Kernel, loads_in_order
 from modelnew.kernel.schedule import schedule
 from modelnew.render.carry import carry
 from modelnew.render.kernel import render_kernel
 from modelnew.render.library import libraries
+from modelnew.render.product import PLAIN, render_product
 
 if TYPE_CHECKING:
     from modelnew.compiler import Program
 
 RULE = "# " + "=" * 118
+PRODUCT_NUMERICS = (
+    "On GPUs of compute capability 9.0 fp32 products run on tensor cores, each factor split in two fp16 halves: as accurate",
+    "as fp32. Where PyTorch is allowed TF32, and on other devices, the library computes them.",
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Origin:
 def render_file(program: Program, model: nn.Module, origin: Origin) -> str:
     """The whole optimised file. `model` gives forward's signature and the modules whose mode matters."""
     reference, future = _reference(origin)
-    reserved = _bound_names(reference) | {"Model", "ModelNew", "KERNELS", "LIBRARY", "SPECS"}
+    reserved = _bound_names(reference) | {"Model", "ModelNew", "KERNELS", "PRODUCTS", "LIBRARY", "SPECS"}
     runtime, public = carry(reserved)
     sections = [
         _header(program, origin),
@@ -95,7 +100,9 @@ def _bound_names(text: str) -> set[str]:
 
 def _header(program: Program, origin: Origin) -> str:
     dtypes = ", ".join(str(dtype).removeprefix("torch.") for dtype in program.working) or "those of the captured inputs"
-    called = [f"  {k.name}: {k.family}" for k in program.kernels] or ["  none: nothing in this model gains from one"]
+    called = [f"  {k.name}: {_family(k)}" for k in program.kernels]
+    if program.forward.plain_products:
+        called.append("  linear: matrix product")
     lines = [
         f'"""{origin.name} on kernels of its own. Written by modelnew {origin.version}; yours to keep and to change.',
         "",
@@ -105,11 +112,12 @@ def _header(program: Program, origin: Origin) -> str:
         "call builds the changed one.",
         "",
         "Kernels:",
-        *called,
+        *(called or ["  none: nothing in this model gains from one"]),
         "",
         f"T may be {dtypes}.",
         "fp16, bf16 and fp32 compute in fp32, fp64 in fp64; results round to nearest even; functions are within 2 ulp (fp32);",
         "reductions have a fixed order, so the same input gives the same bits.",
+        *(PRODUCT_NUMERICS if program.products else ()),
         "Whatever the kernels do not cover runs the original forward: other dtypes, ranks or modes, autograd that is recording,",
         "autocast, tracing, and a Model that is constructed with other arguments.",
         *origin.notes,
@@ -119,14 +127,29 @@ def _header(program: Program, origin: Origin) -> str:
     return "\n".join(lines)
 
 
+def _family(kernel: Kernel) -> str:
+    return kernel.family if kernel.product is None else f"{kernel.family} after a product, or with it"
+
+
 def _kernels(program: Program) -> str:
     body = "\n".join(render_kernel(kernel) for kernel in program.kernels).rstrip()
     prologue = "using T = MN_T;  // set by the build\nusing C = mn::compute_t<T>;\n"
-    return f'KERNELS = r"""\n{prologue}\n{body}\n"""\n'
+    text = f'KERNELS = r"""\n{prologue}\n{body}\n"""\n'
+    if program.products:
+        taking = [render_product(kernel) for kernel in program.kernels if kernel.product is not None]
+        products = "\n".join([*taking, *([PLAIN] if program.forward.plain_products else [])]).rstrip()
+        text += (
+            "\n# Matrix products with what follows them, for devices on whose tensor cores they run.\n"
+            f'PRODUCTS = r"""\n{prologue}\n{products}\n"""\n'
+        )
+    return text
 
 
 def _libraries(program: Program) -> str:
-    texts = [f'LIBRARY["{part}"] = r"""\n{text}"""\n' for part, text in libraries(program.kernels).items()]
+    texts = [
+        f'LIBRARY["{part}"] = r"""\n{text}"""\n'
+        for part, text in libraries(program.kernels, products=program.products).items()
+    ]
     return "\n".join(["LIBRARY = {}", "", *texts])
 
 
@@ -141,7 +164,7 @@ def _model_new(program: Program, model: nn.Module, public: dict[str, str]) -> st
         "    covered = True  # whether this instance is as the one that was captured",
         "",
     ]
-    if program.kernels:
+    if program.kernels or program.products:
         lines += [
             "    def __init__(self, *args, **kwargs):",
             "        super().__init__(*args, **kwargs)",
@@ -179,7 +202,7 @@ def _literal(value: object) -> bool:
 
 
 def _wiring(program: Program, model: nn.Module, origin: Origin, public: dict[str, str]) -> str:
-    if not program.kernels:
+    if not (program.kernels or program.products):
         return ""
     dtypes = ", ".join(map(str, program.working))
     dtypes = f"({dtypes},)" if dtypes else "()"
@@ -193,6 +216,8 @@ def _wiring(program: Program, model: nn.Module, origin: Origin, public: dict[str
             more += [f"reduced={tuple(sorted(kernel.reduced))!r}", f"passes={passes.passes}", f"kept={passes.kept}"]
         if kernel.any_rank:
             more.append("any_rank=True")
+        if kernel.product is not None:
+            more.append(f"product={kernel.product}")
         orders = tuple(loads_in_order(result) for result in kernel.results)
         if not kernel.reduced and any(order != tuple(range(len(kernel.inputs))) for order in orders):
             more.append(f"layouts={orders!r}")
@@ -203,6 +228,7 @@ def _wiring(program: Program, model: nn.Module, origin: Origin, public: dict[str
             f"        {', '.join(more)},",
             "    ),",
         ]
+    product = '        "product": LIBRARY["common"] + LIBRARY["cuda"] + LIBRARY["product"] + PRODUCTS,'
     name = "".join(c if c.isalnum() else "_" for c in origin.name.removesuffix(".py")) or "model"
     return "\n".join(
         [
@@ -213,7 +239,11 @@ def _wiring(program: Program, model: nn.Module, origin: Origin, public: dict[str
             "",
             f"ModelNew.kernels = {public['Kernels']}(",
             f'    "{name}",',
-            '    {target: LIBRARY["common"] + LIBRARY[target] + KERNELS for target in ("cpu", "cuda")},',
+            "    {",
+            '        "cpu": LIBRARY["common"] + LIBRARY["cpu"] + KERNELS,',
+            '        "cuda": LIBRARY["common"] + LIBRARY["cuda"] + KERNELS,',
+            *([product] if program.products else []),
+            "    },",
             f"    {dtypes},",
             "    SPECS,",
             ")",

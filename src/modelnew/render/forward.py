@@ -7,7 +7,7 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sympy
 import torch
@@ -19,6 +19,9 @@ from modelnew.graph.capture import Captured
 from modelnew.graph.partition import Region
 from modelnew.graph.sources import op_name, source_line
 from modelnew.graph.views import RESHAPES, is_axes_view
+
+if TYPE_CHECKING:
+    from modelnew.compiler import Called
 
 aten = torch.ops.aten
 WIDTH = 110
@@ -70,6 +73,7 @@ class Forward:
     constants: dict[str, str]  # name → literal of a tensor that forward makes
     needs_at_end: set[str] = field(default_factory=set)
     library: list[fx.Node] = field(default_factory=list)  # nodes that stay PyTorch's own calls, in order
+    plain_products: bool = False  # whether products that no kernel takes in have launches of their own
 
     def lines(self) -> list[str]:
         """All lines, with `del` where a value has had its last use: eager frees it there too."""
@@ -92,16 +96,16 @@ class ForwardWriter:
     def __init__(
         self,
         captured: Captured,
-        regions: Sequence[tuple[Region, str, list[fx.Node], list[fx.Node]]],
+        called: Sequence[Called],
         onednn: frozenset[str] = frozenset(),
     ) -> None:
-        """`regions`: each with its kernel's name, its operands and the nodes it stores. `onednn`: names of linear nodes that
-        oneDNN computes on the CPU."""
+        """`onednn`: names of linear nodes that oneDNN computes on the CPU."""
         self.onednn = onednn
         self.captured = captured
-        self.regions = {id(region): (region, name, reads, stores) for region, name, reads, stores in regions}
-        self.owner: dict[fx.Node, Region] = {n: r for r, _, _, _ in regions for n in r.axes if not is_axes_view(n)}
-        self.inside_views = {n: r for r, _, _, _ in regions for n in r.axes if is_axes_view(n)}
+        self.called = {id(one.region): one for one in called}
+        self.owner: dict[fx.Node, Region] = {n: c.region for c in called for n in c.region.axes if not is_axes_view(n)}
+        self.inside_views = {n: c.region for c in called for n in c.region.axes if is_axes_view(n)}
+        self.taken_in = {c.reads[c.product] for c in called if c.product is not None}
         self.text: dict[fx.Node, str] = {}
         self.locals: dict[fx.Node, str] = {}
         self.symbols: dict[str, str] = {}
@@ -116,7 +120,8 @@ class ForwardWriter:
         self._bind_inputs()
         live = self._live()
         for node in self.captured.graph.nodes:
-            wanted = node.op == "call_function" and node in live and node not in self.owner
+            inside = node in self.owner or node in self.taken_in
+            wanted = node.op == "call_function" and node in live and not inside
             if wanted and (node not in self.inside_views or self._is_used_outside(node)):
                 self._external(node)
         returns = self._structure(self.captured.returns)
@@ -127,7 +132,13 @@ class ForwardWriter:
             if text != target:
                 mutations.append(f"{target}.copy_({text})")
         needs |= {name for node, name in self.locals.items() if node in self._returned()}
-        return Forward(self.statements, returns, mutations, self.constants, needs, self.library)
+        plain = any(self._is_plain_product(node) for node in self.library if node not in self.taken_in)
+        return Forward(self.statements, returns, mutations, self.constants, needs, self.library, plain)
+
+    def _is_plain_product(self, node: fx.Node) -> bool:
+        """A linear layer in the working dtype, of matrices."""
+        value: Any = node.meta.get("val")
+        return node.target is aten.linear.default and value.dim() >= 2 and value.dtype == self.captured.working
 
     def name_of(self, node: fx.Node) -> str:
         """What a reader knows a tensor by: the argument, the parameter's path with underscores, the op that made it."""
@@ -179,8 +190,7 @@ class ForwardWriter:
             live.add(node)
             region = self.owner.get(node)
             if region is not None:
-                _, _, reads, _ = self.regions[id(region)]
-                stack.extend(reads)
+                stack.extend(self.called[id(region)].reads)
             elif not self._is_size(node):
                 stack.extend(node.all_input_nodes)
         return live
@@ -222,15 +232,23 @@ class ForwardWriter:
 
     def _kernel(self, region: Region) -> None:
         self.emitted.add(id(region))
-        _, kernel, reads, stores = self.regions[id(region)]
+        called = self.called[id(region)]
         needs: set[str] = set()
-        args = [self._ref(node, needs) for node in reads]
-        makes = [self._unique(op_name(node)) for node in stores]
-        self.locals.update(zip(stores, makes, strict=True))
-        comments = [f"# {line}" for line in dict.fromkeys(filter(None, map(source_line, region.nodes)))]
-        call = _call(f"{', '.join(makes)} = self.kernels.{kernel}", args)
+        callee, args = f"self.kernels.{called.name}", [n for i, n in enumerate(called.reads) if i != called.product]
+        texts = [self._ref(node, needs) for node in args]
+        covered = region.nodes
+        if called.product is not None:
+            product = called.reads[called.product]
+            function, factors = self._callee(product, needs)
+            callee, texts = f"{callee}.after", [function, *factors, *texts]
+            covered = [product, *covered]
+            self.library.append(product)
+        makes = [self._unique(op_name(node)) for node in called.stores]
+        self.locals.update(zip(called.stores, makes, strict=True))
+        comments = [f"# {line}" for line in dict.fromkeys(filter(None, map(source_line, covered)))]
+        call = _call(f"{', '.join(makes)} = {callee}", texts)
         self.statements.append(Statement(makes, needs, [*comments, *call], kernel=True))
-        for node, name in zip(stores, makes, strict=True):
+        for node, name in zip(called.stores, makes, strict=True):
             self._learn_sizes(node, name)
 
     def _external(self, node: fx.Node) -> None:
@@ -269,6 +287,8 @@ class ForwardWriter:
         args += [f"{key}={value(arg)}" for key, arg in node.kwargs.items() if not (key == "pin_memory" and not arg)]
         if node.name in self.onednn:
             return "self.kernels.onednn_linear", args
+        if node not in self.taken_in and self._is_plain_product(node):
+            return "self.kernels.linear", args
         if target in PLAIN:
             return PLAIN[target], args
         if not isinstance(target, torch._ops.OpOverload):

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from modelnew.kernel.ir import Expr, Kernel, walk
 from modelnew.kernel.schedule import Schedule, schedule
 from modelnew.render.expression import Writer, bare
-
-KEYWORDS = frozenset(
-    "alignas auto bool break case catch char class const constexpr continue default delete do double else enum explicit export"
-    " extern false float for friend goto if inline int long mutable namespace new operator private protected public register"
-    " return short signed sizeof static struct switch template this throw true try typedef typeid typename union unsigned using"
-    " virtual void volatile while and or not xor bitand bitor compl and_eq or_eq xor_eq not_eq T C"
-    " mn row plan queue std half".split()
-)
+from modelnew.render.names import names_of
 
 
 def symbol(kernel: Kernel) -> str:
@@ -28,23 +19,6 @@ def render_kernel(kernel: Kernel) -> str:
     return "\n".join([*comments, *body, "", *_launcher(kernel), ""])
 
 
-def _names(kernel: Kernel) -> tuple[list[str], list[str], Callable[[str], str]]:
-    """C++ names for inputs and outputs, and a source of further ones."""
-    taken: set[str] = set(KEYWORDS)
-
-    def unique(wish: str) -> str:
-        name, number = wish, 1
-        while name in taken:
-            number += 1
-            name = f"{wish}{number}"
-        taken.add(name)
-        return name
-
-    inputs = [unique(operand.name) for operand in kernel.inputs]
-    outputs = [unique(operand.name + "_out" if operand.name in inputs else operand.name) for operand in kernel.outputs]
-    return inputs, outputs, unique
-
-
 def _loads(kernel: Kernel) -> list[Expr]:
     """For each input the expression that reads it."""
     found = {int(expr.detail): expr for expr in walk(kernel.results) if expr.kind == "load"}
@@ -56,7 +30,7 @@ def _values(texts: list[str]) -> str:
 
 
 def _pointwise_body(kernel: Kernel) -> list[str]:
-    inputs, _, unique = _names(kernel)
+    inputs, _, unique = names_of(kernel)
     loads = _loads(kernel)
     names = {id(load): inputs[int(load.detail)] for load in loads}
     writer = Writer(names, unique)
@@ -92,7 +66,7 @@ class RowWriter:
 
     def __init__(self, kernel: Kernel, plan: Schedule) -> None:
         self.kernel, self.plan = kernel, plan
-        self.inputs, self.outputs, self.unique = _names(kernel)
+        self.inputs, self.outputs, self.unique = names_of(kernel)
         self.named: dict[int, str] = {}
         self.handles: dict[int, tuple[str, str]] = {}
         self.text: list[str] = []
@@ -191,7 +165,7 @@ class RowWriter:
 
 
 def _launcher(kernel: Kernel) -> list[str]:
-    inputs, outputs, _ = _names(kernel)
+    inputs, outputs, _ = names_of(kernel)
     pointers = ", ".join([*(f"void* {name}" for name in outputs), *(f"const void* {name}" for name in inputs)])
     stored = f"mn::types<{', '.join(o.storage for o in kernel.outputs)}>"
     loaded = f"mn::types<{', '.join(o.storage for o in kernel.inputs)}>"

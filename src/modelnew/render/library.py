@@ -17,11 +17,15 @@ ENTRY = {
     ("cuda", "pointwise"): "cuda/pointwise.cuh",
     ("cuda", "row program"): "cuda/rows.cuh",
 }
+PRODUCT = "cuda/product.cuh"
 TARGETS = ("cpu", "cuda")
 
 
-def libraries(kernels: Iterable[Kernel]) -> dict[str, str]:
-    """ "common" → what both targets share, and per target its own part; a target's text is common + its own."""
+def libraries(kernels: Iterable[Kernel], *, products: bool) -> dict[str, str]:
+    """ "common" → what both targets share, and per target its own part; a target's text is common + its own.
+
+    "product" → what CUDA's products need besides, where there are `products`.
+    """
     kernels = list(kernels)
     found = {target: _headers(target, kernels) for target in TARGETS}
     common = {
@@ -32,6 +36,11 @@ def libraries(kernels: Iterable[Kernel]) -> dict[str, str]:
     for target, (headers, included) in found.items():
         own = [(name, text) for name, text in headers.items() if name not in common]
         texts[target] = _text(sorted(included - set(system)), own)
+    if products:
+        headers, included = dict(found["cuda"][0]), set(found["cuda"][1])
+        _expand(PRODUCT, headers, included, set())
+        own = [(name, text) for name, text in headers.items() if name not in found["cuda"][0]]
+        texts["product"] = _text(sorted(included - found["cuda"][1]), own)
     return texts
 
 

@@ -26,7 +26,8 @@ from modelnew.runtime.plan_cpu import plan_rows as cpu_rows
 from modelnew.runtime.plan_cuda import Device
 from modelnew.runtime.plan_cuda import plan_pointwise as cuda_pointwise
 from modelnew.runtime.plan_cuda import plan_rows as cuda_rows
-from modelnew.runtime.product import onednn_linear
+from modelnew.runtime.plan_product import plan_product
+from modelnew.runtime.product import NOT_COVERED, Hints, collapsed_stride, factors_of, fp32_is_asked_for, onednn_linear
 
 SCALARS = {
     torch.float32: "float",
@@ -77,6 +78,7 @@ class Kernel:
     any_rank: all operands broadcast from the right, in any number of dims.
     layouts: for each output of a pointwise kernel the inputs, in the order in which they decide its strides.
     passes, kept: sweeps over a row, and how many values per element they would like to find on chip again.
+    product: the input that is a matrix product, which `after` computes within where the device has a kernel for both.
     """
 
     def __init__(
@@ -91,14 +93,17 @@ class Kernel:
         layouts: "Optional[Sequence[Sequence[int]]]" = None,
         passes: int = 1,
         kept: int = 1,
+        product: Optional[int] = None,
     ) -> None:
         self.owner, self.name = owner, name
         self.inputs = [Operand(*operand) for operand in inputs]
         self.outputs = [Operand(*operand) for operand in outputs]
         self.rank, self.reduced, self.any_rank = rank, tuple(reduced), any_rank
         self.layouts = layouts or [range(len(inputs))] * len(outputs)
-        self.passes, self.kept = passes, kept
+        self.passes, self.kept, self.product = passes, kept, product
         self.launches: dict[Any, Callable[..., Any]] = {}
+        self.fused: dict[Any, Optional[Callable[..., Any]]] = {}
+        self.hints = Hints()
         self.calls = 0
 
     def __call__(self, *tensors: torch.Tensor) -> Any:
@@ -108,6 +113,41 @@ class Kernel:
             launch = self.launches[key] = self._prepare(tensors)
         self.calls += 1
         return launch(tensors)
+
+    def after(
+        self,
+        product: "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]",
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        *others: torch.Tensor,
+    ) -> Any:
+        """The kernel on `product(x, weight)` and its other inputs: as one launch where the device has one that pays."""
+        result = self.with_product(product, x, weight, *others)
+        if result is not None:
+            return result
+        inputs = list(others)
+        inputs.insert(self.product or 0, product(x, weight))
+        return self(*inputs)
+
+    def with_product(
+        self,
+        product: "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]",
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        *others: torch.Tensor,
+    ) -> Optional[torch.Tensor]:
+        """What `after` returns, by one launch; None where there is none."""
+        if not (x.is_cuda and fp32_is_asked_for()):
+            return None
+        given = (x, weight, *others)
+        key = tuple([(t.dtype, t.device, t.shape, t.stride(), t.data_ptr() % 16) for t in given])
+        if key not in self.fused:
+            self.fused[key] = self._prepare_product(product, x, weight, others)
+        launch = self.fused[key]
+        result = None if launch is None else launch(given)
+        if result is not None:
+            self.calls += 1
+        return result
 
     def plan(self, tensors: Sequence[torch.Tensor]) -> Optional[Plan]:
         """How these tensors would be walked; None where there is nothing to do. Raises Uncovered."""
@@ -134,7 +174,54 @@ class Kernel:
         function.argtypes = [ctypes.c_void_p] * (len(self.outputs) + len(self.inputs) + 1) + [ctypes.c_int64]
         function.restype = ctypes.c_int
         numbers = (ctypes.c_int64 * len(plan.numbers))(*plan.numbers)
-        return _launcher(made, device, function, numbers, self._fail)
+        return _launcher(made, device, _with_workspace(function, plan, device), numbers, self._fail)
+
+    def _prepare_product(
+        self, product: Any, x: torch.Tensor, weight: torch.Tensor, others: Sequence[torch.Tensor]
+    ) -> Optional[Callable[..., Any]]:
+        """One launch for the product and this kernel, as `after` calls it; None where there is none that pays."""
+        transposed = product is torch.mm
+        factors = factors_of(x, weight.t() if transposed else weight)
+        if factors is None or x.dtype != torch.float32 or weight.dtype != torch.float32:
+            return None
+        tensors = list(others)
+        tensors.insert(self.product or 0, x)
+        working = self._working(tensors)
+        tensors[self.product or 0] = torch.empty((*x.shape[:-1], factors.n), dtype=x.dtype, device="meta")
+        sizes = self._sizes(tensors)
+        shapes, strides = self._results(sizes, tensors)
+        laid = [(o, s, shape) for o, s, shape in zip(self.outputs, strides, shapes)]
+        laid += [(o, t.stride(), t.shape) for o, t in zip(self.inputs, tensors) if t.device == x.device]
+        pairs = []
+        for operand, stride, shape in laid:
+            *outer, last = self._strides(operand, stride, shape)
+            pitch = collapsed_stride(sizes[:-1], outer)
+            if pitch is None:
+                return None
+            pairs.append((pitch, last))
+        plan = plan_product(factors, pairs, _card(x.device))
+        if plan is None:
+            return None
+        function = getattr(self.owner.products(plan.numbers[5]), "launch_" + self.name + "_product")
+        function.argtypes = [ctypes.c_void_p] * (len(self.inputs) + 4) + [ctypes.c_int64]
+        function.restype = ctypes.c_int
+        function = _with_workspace(function, plan, x.device)
+        numbers = (ctypes.c_int64 * len(plan.numbers))(*plan.numbers)
+        made = _Made(shapes[0], strides[0], _dtype_of(self.outputs[0].storage, working))
+        queue = _queue(x.device)
+
+        def launch(given: Sequence[torch.Tensor]) -> Optional[torch.Tensor]:
+            output = torch.empty_strided(made.shape, made.strides, dtype=made.dtype, device=x.device)
+            hints = self.hints.of(given[1], factors.n)
+            pointers = [t.data_ptr() for t in (output, *given, hints)]
+            code = function(*pointers, numbers, queue())
+            if code == NOT_COVERED:
+                return None
+            if code:
+                self._fail(code, given)
+            return output
+
+        return launch
 
     def _fail(self, code: int, tensors: Sequence[torch.Tensor]) -> None:
         library = self.owner.library(tensors[0].device.type, self._working(tensors))
@@ -282,10 +369,23 @@ class Kernels:
         self.libraries: dict[tuple[str, str], ctypes.CDLL] = {}
         self.by_name = {kernel: Kernel(self, kernel, **spec) for kernel, spec in kernels.items()}
         self.__dict__.update(self.by_name)
+        matrix, row = Operand("T", (0, 1)), Operand("T", (1,))
+        self.plain = Kernel(self, "linear", [matrix], [matrix], 2, product=0)
+        self.with_bias = Kernel(self, "linear_with_bias", [matrix, row], [matrix], 2, product=0)
 
-    @staticmethod
-    def onednn_linear(x: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor] = None) -> torch.Tensor:
-        return onednn_linear(x, weight, bias)
+    def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor] = None) -> torch.Tensor:
+        """`torch.nn.functional.linear`, by a launch of ours where the device has one that pays."""
+        product = torch.nn.functional.linear
+        if x.is_cuda and x.dim() >= 2:
+            rows, others = x.reshape(-1, x.shape[-1]), () if bias is None else (bias,)
+            found = (self.with_bias if others else self.plain).with_product(product, rows, weight, *others)
+            if found is not None:
+                return found.view(*x.shape[:-1], found.shape[-1])
+        return product(x, weight, bias)
+
+    def onednn_linear(self, x: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor] = None) -> torch.Tensor:
+        """`linear`, on the CPU by oneDNN."""
+        return onednn_linear(x, weight, bias) if x.device.type == "cpu" else self.linear(x, weight, bias)
 
     @property
     def calls(self) -> "dict[str, int]":
@@ -298,6 +398,17 @@ class Kernels:
         if found is None:
             found = build(self.name, self.sources[target], target, ("MN_T=" + scalar,))
             self.libraries[(target, scalar)] = found
+        return found
+
+    def products(self, batch_tile: int) -> ctypes.CDLL:
+        """The kernels that take in a product, for batches of this tile: most of a build's time goes into one."""
+        tile = str(batch_tile)
+        found = self.libraries.get(("product", tile))
+        if found is None:
+            found = build(
+                self.name + "_product", self.sources["product"], "cuda", ("MN_T=float", "MN_BATCH_TILE=" + tile)
+            )
+            self.libraries[("product", tile)] = found
         return found
 
 
@@ -383,6 +494,24 @@ def _launcher(made: "list[_Made]", device: torch.device, function: Any, numbers:
         return outputs
 
     return several
+
+
+def _with_workspace(function: Any, plan: Plan, device: torch.device) -> Callable[..., int]:
+    """The launcher, given memory for the time of a call where its plan asks for some: the address follows the numbers.
+
+    PyTorch's allocator gives it, on the current stream: CUDA's own would return it to the system at each synchronisation.
+    """
+    if not plan.workspace:
+        return function  # type: ignore[no-any-return]
+    array = ctypes.c_int64 * (len(plan.numbers) + 1)
+
+    def call(*arguments: Any) -> int:
+        *pointers, _, queue = arguments
+        memory = torch.empty(plan.workspace, dtype=torch.uint8, device=device)
+        code: int = function(*pointers, array(*plan.numbers, memory.data_ptr()), queue)
+        return code
+
+    return call
 
 
 def _queue(device: torch.device) -> Callable[[], int]:

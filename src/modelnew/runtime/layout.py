@@ -14,6 +14,7 @@ class Plan(NamedTuple):
     kind: str
     numbers: tuple[int, ...]  # exactly what the C++ launcher reads
     why: str  # one line for a reader
+    workspace: int = 0  # bytes of device memory that the launcher wants; their address comes after the numbers
 
 
 class Layout(NamedTuple):

@@ -38,9 +38,7 @@ def plan_pointwise(layout: Layout, device: Device) -> Plan:
     """Plan of a pointwise kernel. Dims are ordered and collapsed; there is at least one element."""
     elements, rank = layout.elements, len(layout.sizes)
     vectors = max(1, elements * max(layout.itemsizes) // 16)
-    threads = 256
-    while threads > 64 and vectors < 8 * threads * device.sms:
-        threads //= 2
+    threads = 128 if vectors >= 1024 * device.sms else 64
     turned = _turned_dim(layout, device)
     if rank == 0 or (rank == 1 and all(operand[0] == 1 for operand in layout.strides)):
         kind, name, why = _CONTIGUOUS, "contiguous", f"{elements} elements in a row, {threads} threads per block"
@@ -216,7 +214,13 @@ def _plan(name: str, kind: int, layout: RowLayout, device: Device, a: int, b: in
     numbers += [*layout.outer, *layout.inner]
     for outer, inner in zip(layout.outer_strides, layout.inner_strides):
         numbers += [*outer, *inner]
-    return Plan(name, tuple(numbers), why)
+    blocks, teams = c % 65536, c // 65536
+    return Plan(name, tuple(numbers), why, _workspace(blocks, teams, a if kind == _SIDE_BY_SIDE else 1))
+
+
+def _workspace(blocks: int, teams: int, lanes: int) -> int:
+    """Bytes for the partial results of rows that many blocks share (grid_group in group.cuh); 0 where none do."""
+    return (8 * teams + 15) // 16 * 16 + teams * 2 * blocks * lanes * _PARTIAL
 
 
 def _power_of_two(n: int) -> int:

@@ -15,7 +15,8 @@ import torch
 
 # Hidden but for what a kernel exports: two kernels may hold inline functions of the same name that differ.
 # Without the two -fno flags gcc keeps comparisons and roots apart from its vectors, for the sake of traps and errno that nobody
-# looks at; results are the same bits.
+# looks at; results are the same bits. Without -fno-tree-pre it sees a branch in every clamp to a constant, computes what follows for
+# that constant beforehand, and selects at each step.
 CPU_FLAGS = (
     "-O3",
     "-march=native",
@@ -25,6 +26,7 @@ CPU_FLAGS = (
     "-ffp-contract=off",
     "-fno-trapping-math",
     "-fno-math-errno",
+    "-fno-tree-pre",
 )
 CUDA_FLAGS = ("-O3", "-std=c++17", "-Xcompiler", "-fvisibility=hidden")
 GET_CXX = "install g++ (apt-get install g++, or conda install gxx), or set CXX"
@@ -75,8 +77,14 @@ def ask(*command: str) -> str:
         done = subprocess.run(
             command, stdin=nothing, stdout=pipe, stderr=subprocess.STDOUT, timeout=30, check=True, env=plain
         )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise BuildFailure(f"{shlex.join(command)} does not work: {error}") from error
+    except OSError as error:
+        raise BuildFailure(f"{shlex.join(command)} cannot be run: {error.strerror}") from error
+    except subprocess.TimeoutExpired as error:
+        raise BuildFailure(f"{shlex.join(command)} gives no answer") from error
+    except subprocess.CalledProcessError as error:
+        said = error.stdout.decode(errors="replace").strip().splitlines()
+        why = f": {said[0]}" if said else f" (exit status {error.returncode})"
+        raise BuildFailure(f"{shlex.join(command)} fails{why}") from error
     return done.stdout.decode(errors="replace").strip()
 
 

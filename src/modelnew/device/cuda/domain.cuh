@@ -5,7 +5,7 @@
 
 namespace mn {
 
-constexpr int max_rank = 8;  // after collapsing; more are not covered by kernels
+inline constexpr int max_rank = 8;  // after collapsing; more are not covered by kernels
 
 // Division by a size that the launcher knows: multiply by ceil(2^(bits + shift) / size), shift right.
 // With 2^(shift - 1) < size <= 2^shift the error stays below one for every number under 2^bits.

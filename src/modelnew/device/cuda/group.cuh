@@ -27,7 +27,7 @@ MN_FN A combine_lanes(Op op, A value, int lanes) {
   return value;
 }
 
-constexpr int partial_bytes = 48;  // of one partial result, at most
+inline constexpr int partial_bytes = 48;  // of one partial result, at most
 
 // One set of partial results is written while slower threads may still read the last one's: sets are used in turn, so
 // that one barrier per reduction is enough. `round`: how many reductions there have been.

@@ -18,11 +18,11 @@ constexpr int elements_per_access() {
   return count;
 }
 
-// Vectors per thread, so that about 64 bytes are on their way to each thread at a time.
+// Vectors per thread. Blocks that read little, write it and make room for the next keep memory busiest; 16-bit elements
+// leave a thread with more to compute between its loads, so it starts two.
 template <int V, class... In>
 constexpr int vectors_per_thread() {
-  constexpr int bytes = V * bytes_of<In...>();
-  return bytes > 32 || bytes == 0 ? 1 : bytes > 16 ? 2 : 4;
+  return bytes_of<In...>() == 2 || bytes_of<In...>() == 1 ? 2 : 1;
 }
 
 // A tile is U * blockDim.x vectors. `head` elements come before the first aligned vector.
@@ -168,7 +168,7 @@ int pointwise_on(const operands<types<Out...>, types<In...>>& o, const int64_t* 
   read_strided(s, plan, item_bytes);
   if (plan[0] == 2)
     return transposed<Body>(o, s.dims, s.stride, s.readable, static_cast<int>(plan[6]), item_bytes, stream);
-  constexpr int few = U < 2 ? U : 2;
+  constexpr int few = V * bytes_of<In...>() > 32 ? 1 : 2;
   return launch(pointwise_strided<Body, V, few, Outs, Ins>, shape(few), stream, s, head, elements);
 }
 

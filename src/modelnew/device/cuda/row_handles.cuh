@@ -7,7 +7,7 @@
 
 namespace mn {
 
-constexpr int nowhere = -1;
+inline constexpr int nowhere = -1;
 
 // This thread's item of a step; `place`: where in shared memory the handle's items are.
 template <class Item>

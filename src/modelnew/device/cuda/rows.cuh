@@ -6,7 +6,8 @@
 //   kind 3  many blocks per row:  a = threads, b = kept, c = blocks per row, teams
 //   kind 4  rows side by side:    a = rows per block, b = kept, c = blocks per row, teams
 // kept: bytes of shared memory for what is kept on chip, + 1 if that holds computed values too. c: blocks per row +
-// 65536 * teams; teams: how many rows (kind 4: groups of a rows) a cooperative grid works on at a time.
+// 65536 * teams; teams: how many rows (kind 4: groups of a rows) a cooperative grid works on at a time. Where a row has
+// blocks beyond one cluster's, the address of device memory for their partial results follows the strides.
 #pragma once
 
 #include "cuda/rows_chunks.cuh"
@@ -16,8 +17,8 @@ namespace mn {
 
 namespace detail {
 
-constexpr int held_bytes = 64;  // of each row that a thread holds, as computed
-constexpr int64_t most_elements = int64_t(1) << 62;
+inline constexpr int held_bytes = 64;  // of each row that a thread holds, as computed
+inline constexpr int64_t most_elements = int64_t(1) << 62;
 
 template <class Outs, class Ins>
 void read_rows(row_operands<Outs, Ins>& o, const int64_t* plan) {
@@ -47,28 +48,6 @@ void choose_leader(row_operands<types<Out...>, types<In...>>& o, int64_t room) {
     if (o.inner_stride.at[sizeof...(Out) + i - 1][0] == 1) o.leader = static_cast<int>(i - 1);
 }
 
-// Memory for the partial results of rows that are spread over the grid, on the launch's stream.
-class workspace {
- public:
-  workspace(int64_t bytes, int64_t zeroed, queue stream) : stream_(stream) {
-    if (bytes == 0) return;
-    error_ = cudaMallocAsync(&memory_, static_cast<size_t>(bytes), stream);
-    if (error_ == cudaSuccess) error_ = cudaMemsetAsync(memory_, 0, static_cast<size_t>(zeroed), stream);
-  }
-  ~workspace() {
-    if (memory_) cudaFreeAsync(memory_, stream_);
-  }
-  workspace(const workspace&) = delete;
-  workspace& operator=(const workspace&) = delete;
-  unsigned char* memory() const { return static_cast<unsigned char*>(memory_); }
-  cudaError_t error() const { return error_; }
-
- private:
-  queue stream_;
-  void* memory_ = nullptr;
-  cudaError_t error_ = cudaSuccess;
-};
-
 template <class Body, int V, bool Across, class Outs, class Ins>
 int launch_chunks(row_operands<Outs, Ins>& o, const int64_t* plan, queue stream) {
   choose_leader<V>(o, most_elements);
@@ -84,10 +63,11 @@ int launch_chunks(row_operands<Outs, Ins>& o, const int64_t* plan, queue stream)
   const int64_t most = cooperative ? plan[7] / 65536 : most_blocks / shape.blocks;
   const int64_t teams = groups < most ? groups : most;
   const int64_t counters = grid_group::counter_bytes(teams);
-  const int64_t partials = teams * grid_group::team_bytes(shape.blocks, shape.across);
-  const workspace space(cooperative ? counters + partials : 0, counters, stream);
-  if (space.error() != cudaSuccess) return taken(space.error());
-  shape.workspace = space.memory();
+  if (cooperative) {
+    shape.workspace = reinterpret_cast<unsigned char*>(plan[8 + (1 + o.count) * (plan[3] + plan[4])]);
+    const cudaError_t error = cudaMemsetAsync(shape.workspace, 0, static_cast<size_t>(counters), stream);
+    if (error != cudaSuccess) return taken(error);
+  }
   launch_shape where = {teams * shape.blocks, threads};
   where.shared_bytes = static_cast<size_t>(shape.kept_bytes) + cluster_group::scratch_bytes +
                        (Across ? side_by_side_group::scratch_bytes : block_group::scratch_bytes);

@@ -7,11 +7,11 @@
 
 namespace mn {
 
-constexpr int tile_size = 64;   // elements, either way
-constexpr int tile_pitch = 65;  // of a tile's rows in shared memory: columns then lie in different banks
-constexpr int tile_vector = 4;  // elements per access
-constexpr int tile_threads = 256;
-constexpr int tile_steps = tile_size * tile_size / tile_vector / tile_threads;
+inline constexpr int tile_size = 64;   // elements, either way
+inline constexpr int tile_pitch = 65;  // of a tile's rows in shared memory: columns then lie in different banks
+inline constexpr int tile_vector = 4;  // elements per access
+inline constexpr int tile_threads = 256;
+inline constexpr int tile_steps = tile_size * tile_size / tile_vector / tile_threads;
 
 template <class Outs, class Ins>
 struct tiled_operands {

@@ -1,0 +1,121 @@
+"""Kernels that take in a matrix product: which do, what is written for them, and when their launch is chosen."""
+
+import shutil
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from modelnew.compiler import compile_module
+from modelnew.render.product import render_product
+from modelnew.runtime.plan_cuda import Device
+from modelnew.runtime.plan_product import plan_product
+from modelnew.runtime.product import collapsed_stride, factors_of
+from tests.compile_gate import Case, check
+from tests.compiled import Function
+from tests.examples import load, write
+
+X = torch.randn(6, 10)
+HOPPER = Device(index=0, sms=132, capability=(9, 0), shared_per_block=227 << 10, l2_bytes=60 << 20)
+
+
+def layers():
+    return {"linear": nn.Linear(10, 7), "other": nn.Linear(10, 7, bias=False), "norm": nn.LayerNorm(7)}
+
+
+def kernels_of(forward, *inputs):
+    return compile_module(Function(forward, **layers()), inputs).kernels
+
+
+TAKEN_IN = {
+    "an activation": (lambda s, x: F.gelu(s.linear(x)), (X,)),
+    "a sum over the result's rows": (lambda s, x: torch.sigmoid(s.linear(x)).sum(1, keepdim=True), (X,)),
+    "a mean, with what follows it": (lambda s, x: s.linear(x).relu().mean(-1) * 2 + 1, (X,)),
+    "a maximum": (lambda s, x: s.linear(x).amax(1), (X,)),
+    "more dims before the last": (lambda s, x: F.silu(s.linear(x)), (torch.randn(2, 3, 10),)),
+    "a residual": (lambda s, x, y: s.linear(x) + y, (X, torch.randn(6, 7))),
+    "one of two products": (lambda s, x: F.silu(s.other(x)) * s.linear(x), (X,)),
+    "mm": (lambda s, a, b: torch.mm(a, b).relu(), (X, torch.randn(10, 4))),
+}
+
+LEFT = {
+    "its value is returned too": lambda s, x: (lambda y: (y, y.relu()))(s.other(x)),
+    "two sums over a row": lambda s, x: s.norm(s.linear(x)),
+    "a sum over the batch": lambda s, x: s.linear(x).relu().sum(0),
+    "a position": lambda s, x: s.linear(x).argmax(1),
+    "an operand beyond the reduction": lambda s, x: s.linear(x).relu().sum(1) + x[:, 0],
+}
+
+
+@pytest.mark.parametrize("name", TAKEN_IN)
+def test_a_product_is_taken_in(name):
+    forward, inputs = TAKEN_IN[name]
+    (kernel,) = kernels_of(forward, *inputs)
+    assert kernel.product is not None
+    assert f"launch_{kernel.name}_product" in render_product(kernel)
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_a_product_is_left(name):
+    assert all(kernel.product is None for kernel in kernels_of(LEFT[name], X))
+
+
+@pytest.mark.parametrize("name", TAKEN_IN)
+def test_where_no_device_has_the_launch_the_answer_is_the_same(name):
+    from modelnew import optimize
+
+    forward, inputs = TAKEN_IN[name]
+    model = Function(forward, **layers())
+    with torch.no_grad():
+        expected = model(*inputs)
+        new = optimize(model, *inputs)
+        torch.testing.assert_close(new(*inputs), expected)
+    assert sum(new.kernels.calls.values()) == 1
+
+
+def test_a_linear_layer_alone_has_a_launch_too():
+    program = compile_module(Function(lambda s, x: s.linear(x), **layers()), (X,))
+    assert program.products
+    assert program.kernels == ()
+    assert any("= self.kernels.linear(" in line for line in program.forward.lines())
+    assert not compile_module(Function(lambda s, x: x.sort().values, **layers()), (X,)).products
+
+
+def test_the_launch_is_chosen_for_what_it_covers():
+    def plan(m=128, n=4096, k=4096, w=None, device=HOPPER):
+        x, weight = torch.empty(m, k, device="meta"), torch.empty(n, k, device="meta")
+        factors = factors_of(x, weight if w is None else w(weight))
+        return None if factors is None else plan_product(factors, [(1, 0), (0, 1)], device)
+
+    chosen = plan()
+    assert chosen.numbers[:6] == (0, 0, 128, 4096, 4096, 128)
+    assert chosen.numbers[7] == 132
+    assert chosen.numbers[8:16] == (1, 0, 4096, 1, 4096, 1, 0, 1)  # the output, x, the weight, the other operand
+    assert plan(m=16).numbers[5] == 16
+    assert plan(m=17).numbers[5] == 64
+    assert plan(m=5000).numbers[5] == 128
+    assert plan(device=HOPPER._replace(capability=(8, 0))) is None
+    assert plan(m=1, n=64, k=64) is None  # too little to do
+    assert plan(w=lambda w: w.t()) is None  # the weight's rows are not contiguous
+    assert plan(k=4094) is None  # nor aligned
+
+
+def test_leading_dims_collapse_where_they_can():
+    assert collapsed_stride((2, 3), (30, 10)) == 10
+    assert collapsed_stride((2, 1), (30, 7)) == 30
+    assert collapsed_stride((1, 1), (5, 7)) == 0
+    assert collapsed_stride((2, 3), (0, 0)) == 0
+    assert collapsed_stride((2, 3), (31, 10)) is None
+    assert factors_of(torch.empty(2, 3, 8), torch.empty(5, 8)).m == 6
+    assert factors_of(torch.empty(3, 2, 8).transpose(0, 1), torch.empty(5, 8)) is None
+    assert factors_of(torch.empty(0, 8), torch.empty(5, 8)) is None
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+def test_the_launch_compiles_without_spills(tmp_path):
+    kernels = load(write("linear_sigmoid_sum", tmp_path))["ModelNew"].kernels
+    tiles = ("16", "64", "128")
+    text = kernels.sources["product"]
+    cases = [Case(f"tile of {t}", text, ("MN_T=float", f"MN_BATCH_TILE={t}"), ("sm_90a",)) for t in tiles]
+    assert [f"{c.case}: {said}" for c in check(cases, ("sm_90a",)) for said in c.complaints] == []
