@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from modelnew.bench.compare import Comparison, compare
 from modelnew.bench.documents import Document, csv_text
 from modelnew.bench.documents import read as read_document
 from modelnew.bench.floor import Floor
+from modelnew.bench.folder import FolderReport
+from modelnew.bench.folder import bench_folder as time_folder
 from modelnew.bench.page import page
 from modelnew.bench.plot import draw
 from modelnew.bench.products import faster_products
@@ -40,6 +43,8 @@ from modelnew.runtime.toolchain import BuildFailure, find_tools
 from modelnew.targets import device_named, dtype_text
 
 Progress = Callable[[str], None]
+OPTIMIZE_BUDGET_S = 10.0  # seconds of timing in `optimize`, which is asked for a file and not for figures
+PRECISIONS = ("fp32", "ieee")
 PASSES = ("capture", "rewrite", "partition", "lower", "forward", "program")
 
 
@@ -56,6 +61,21 @@ class TimedFile:
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """What `measure` found. reports: (value of the swept constant, report or None, why there is none); none for a folder.
+
+    good: every optimised file was timed and can be believed; for a folder: was accepted. explanation: what was fused.
+    sources: name → text of an optimised file.
+    """
+
+    document: Document
+    reports: Sequence[tuple[str, BenchReport | None, str]]
+    good: bool
+    explanation: str = ""
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class OptimizeResult:
     """What `optimize_file` did. `accepted`: the verdict, None where it was not asked for or could not be reached."""
 
@@ -65,20 +85,22 @@ class OptimizeResult:
     summary: list[str]
 
 
-def optimize(model: nn.Module, *inputs: object) -> nn.Module:
+def optimize(model: nn.Module, *inputs: object, precision: str = "fp32") -> nn.Module:
     """`model` on kernels of its own: a module of a class derived from the model's, sharing its parameters.
 
     inputs: positional arguments of forward. Their dtypes, ranks and structure are what the kernels are made for; sizes stay
     open where the model allows it. Whatever the kernels do not cover runs the model's own forward. Kernels are built when
     they are first called. The class's `source` is the text that was written; `state_dict()` is the model's.
+    precision: of fp32 products; "fp32": as accurate as fp32, on tensor cores where that is faster; "ieee": the library's own.
     Raises CaptureError where the model's graph cannot be read, UnsupportedError for complex, quantised or sparse tensors.
     """
     if not isinstance(model, nn.Module):
         raise UsageError(
             f"optimize takes a module, not a {type(model).__name__}", hint="modelnew.optimize(model, *inputs)"
         )
+    ours = _on_tensor_cores(precision)
     program = compile_source(LiveModule(model, inputs))
-    program = with_products(program, frozenset(faster_products(program.captured)))
+    program = with_products(program, frozenset(faster_products(program.captured)), ours=ours)
     name = type(model).__name__
     comment = f"# Model is the class {type(model).__module__}.{type(model).__qualname__} of the module that was given."
     origin = Origin(name, None, f"modelnew.optimize({name}(…), …)", modelnew.__version__, imports=comment)
@@ -139,11 +161,17 @@ def optimize_file(
     check: bool = True,
     bench: bool = True,
     show: str | None = None,
+    precision: str = "fp32",
     progress: Progress = _quiet,
 ) -> OptimizeResult:
-    """Writes the optimised file and its report beside it. A rejected one gets the suffix `.rejected.py` instead."""
+    """Writes the optimised file and its report beside it. A rejected one gets the suffix `.rejected.py` instead.
+
+    precision: as `optimize` takes it.
+    """
     place = str(device_named(device))
-    problem, program, text, shown = _compile_file(path, overrides, place, dtype, show, progress, measure=bench)
+    problem, program, text, shown = _compile_file(
+        path, overrides, place, dtype, show, progress, measure=bench, precision=precision
+    )
     report: dict[str, Any] = {"schema": "modelnew.optimize/1", "modelnew": modelnew.__version__, "reference": path.name}
     work = work_of(program)
     report["work"] = {"bytes_read": work.bytes_read, "bytes_written": work.bytes_written, "flops": dict(work.flops)}
@@ -195,6 +223,7 @@ def check_files(
     seed: int | None = None,
     precision: str | None = None,
     gradients: bool = False,
+    sandbox: bool = False,
     progress: Progress = _quiet,
 ) -> list[CheckReport]:
     """Judges files that define ModelNew against a reference; docs/check.md says by which rule. Raises CheckError."""
@@ -206,6 +235,7 @@ def check_files(
         seed=seed,
         precision=precision,
         gradients=gradients,
+        sandbox=sandbox,
         progress=progress,
     )
 
@@ -256,22 +286,73 @@ def sweep_file(path: Path, text: str, *, overrides: Mapping[str, object], progre
     return sweep(path.name, name, values, measure, progress)
 
 
-def save_bench(
-    document: Document,
+def bench_folder(
+    folder: Path,
     *,
-    csv: Path | None,
-    plot: Path | None,
-    html: Path | None,
-    explanation: Explanation | None = None,
+    results: Path | None = None,
+    overrides: Mapping[str, str] | None = None,
+    device: str = "auto",
+    dtype: str | None = None,
+    baselines: Sequence[str] = ("torch.compile",),
+    budget_s: float = 20.0,
+    progress: Progress = _quiet,
+) -> FolderReport:
+    """Optimises, checks and times every reference file of a folder; goes on where an earlier call was interrupted.
+
+    results: where what is done is kept; None: `NAME_bench` in the working directory. overrides: for the files that have
+    the constant. budget_s: seconds of timing for each file. Raises BenchError, UsageError.
+    """
+    place = str(device_named(device))
+
+    def command(path: Path, values: Mapping[str, str], output: Path) -> list[str]:
+        options = [f"--set={name}={value}" for name, value in values.items()]
+        options += [f"--dtype={dtype}"] if dtype else []
+        fixed = [f"--output={output}", f"--device={place}", "--no-bench", "--force"]
+        return [sys.executable, "-m", "modelnew", "optimize", str(path), *fixed, *options]
+
+    return time_folder(
+        folder,
+        results or Path(f"{folder.resolve().name}_bench"),
+        overrides=overrides or {},
+        optimise=command,
+        device=place,
+        dtype=dtype,
+        baselines=baselines,
+        budget_s=budget_s,
+        progress=progress,
+    )
+
+
+def measure(
+    path: Path, candidates: Sequence[Path], *, swept: str | None = None, results: Path | None = None, **options: Any
+) -> Measurement:
+    """What the command `bench` does: `bench_file`, `sweep_file` where `swept` is given, `bench_folder` for a folder."""
+    if path.is_dir():
+        if candidates or swept:
+            raise UsageError("a folder takes no NEW.py and no --sweep", doing="timing a folder", on=str(path))
+        folder = bench_folder(path, results=results, **options)
+        return Measurement(folder.as_dict(), [], folder.accepted, sources=folder.sources)
+    if swept is not None:
+        found = sweep_file(path, swept, candidates=candidates, **options)
+        points = [(point.value, point.report, point.reason) for point in found.points]
+        believed = all(report is None or report.believed for _, report, _ in points)
+        return Measurement(found.as_dict(), points, believed)
+    timed = bench_file(path, candidates=candidates, **options)
+    sources = {"The optimised file": timed.explanation.file}
+    report = timed.report
+    return Measurement(report.as_dict(), [("", report, "")], report.believed, timed.explanation.text(), sources)
+
+
+def save_measurement(
+    found: Measurement, *, csv: Path | None = None, plot: Path | None = None, html: Path | None = None
 ) -> None:
-    """Writes a measurement as CSV, as a picture (.svg, .png), as one HTML page. Raises OutputError, UsageError."""
+    """Writes it as CSV, as a picture (.svg, .png), as one HTML page. Raises OutputError, UsageError."""
     if csv is not None:
-        write(csv, csv_text(document))
+        write(csv, csv_text(found.document))
     if plot is not None:
-        draw(document, plot)
+        draw(found.document, plot)
     if html is not None:
-        about = (explanation.text(), explanation.file) if explanation is not None else ("", "")
-        write(html, page(document, explanation=about[0], source=about[1]))
+        write(html, page(found.document, explanation=found.explanation, sources=found.sources))
 
 
 def compare_files(old: Path, new: Path, *, threshold: float) -> Comparison:
@@ -288,6 +369,7 @@ def _compile_file(
     progress: Progress,
     *,
     measure: bool = False,
+    precision: str = "fp32",
 ) -> tuple[Problem, Program, str, str]:
     """The problem, its program, the text of the optimised file, and what `show` asked to see.
 
@@ -307,16 +389,27 @@ def _compile_file(
         if show in (name, "all"):
             seen.append(f"== {name}\n{value}")
 
+    ours = _on_tensor_cores(precision)
     program = compile_source(source, keep)
+    onednn: list[str] = []
     if measure and device == "cpu":
         progress("measuring products")
-        program = with_products(program, frozenset(faster_products(program.captured)))
+        onednn = faster_products(program.captured)
+    program = with_products(program, frozenset(onednn), ours=ours)
     model, _ = source.abstract()
     args, kwargs = reference_file.constructor_arguments(problem.path, problem.module)
     settings = [f"--set {name}={shlex.quote(str(value))}" for name, value in problem.overrides.items()]
     command = " ".join(["modelnew optimize", path.name, *settings, *([f"--dtype {dtype}"] if dtype else [])])
+    command += "" if ours else " --precision ieee"
     origin = Origin(path.name, problem.source, command, modelnew.__version__, (tuple(args), dict(kwargs)))
     return problem, program, render_file(program, model, origin), "\n".join(seen)
+
+
+def _on_tensor_cores(precision: str) -> bool:
+    if precision not in PRECISIONS:
+        choice = ", ".join(PRECISIONS)
+        raise UsageError(f"there is no precision {precision!r}", doing="reading the precision", hint=f"Choose from {choice}.")
+    return precision == "fp32"
 
 
 def _require_compiler(device: str) -> None:
@@ -324,8 +417,10 @@ def _require_compiler(device: str) -> None:
     try:
         find_tools("cuda" if device.startswith("cuda") else "cpu")
     except BuildFailure as failure:
-        hint = "`modelnew doctor` says what is missing; --no-check --no-bench writes the file without building it."
-        raise BuildError(str(failure), doing="looking for the compiler", hint=hint) from None
+        problem, _, fix = str(failure).partition("\n  hint: ")
+        hint = "`modelnew doctor` says more; --no-check --no-bench writes the file without building it."
+        hint = f"{fix[0].upper()}{fix[1:]}. {hint}" if fix else hint
+        raise BuildError(problem, doing="looking for the compiler", hint=hint) from None
 
 
 def _fused(program: Program) -> list[str]:
@@ -353,7 +448,15 @@ def _timed(
 ) -> list[str]:
     """Times the candidate; where that cannot be done, says why: the verdict stands without it."""
     try:
-        timed = time_file(problem, [candidate], device=device, dtype=dtype, work=work_of(program), progress=progress)
+        timed = time_file(
+            problem,
+            [candidate],
+            device=device,
+            dtype=dtype,
+            budget_s=OPTIMIZE_BUDGET_S,
+            work=work_of(program),
+            progress=progress,
+        )
     except (MemoryShortError, BenchError) as error:
         report["bench"] = {"error": str(error)}
         return [f"not timed: {error}"]

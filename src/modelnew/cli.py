@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from modelnew import __version__, console, tables
 from modelnew.errors import EXIT_BAD_INPUT, EXIT_NOT_MET, UsageError
 from modelnew.outputs import default_output, require_writable
+
+if TYPE_CHECKING:
+    from modelnew import api
 
 app = typer.Typer(
     help="A PyTorch model in, the same model on custom fused kernels out: built, verified against float64, timed.",
@@ -40,6 +44,7 @@ Show = Annotated[
 
 def main() -> None:
     """Entry point of the `modelnew` script."""
+    gc.set_threshold(100_000, 20, 50)  # importing and tracing make objects that stay: looking at them took a sixth of the time
     app()
 
 
@@ -72,6 +77,10 @@ def optimize(
     dtype: Dtype = None,
     check: Annotated[bool, typer.Option("--check/--no-check", help="Verify the result against float64.")] = True,
     bench: Annotated[bool, typer.Option("--bench/--no-bench", help="Time it, and keep only what is faster.")] = True,
+    precision: Annotated[
+        str,
+        typer.Option(metavar="fp32|ieee", help="Of fp32 products: as accurate on tensor cores, or the library's own."),
+    ] = "fp32",
     force: Annotated[bool, typer.Option("--force", help="Replace an output that modelnew did not write.")] = False,
     show: Show = None,
     as_json: Json = False,
@@ -92,6 +101,7 @@ def optimize(
             check=check,
             bench=bench,
             show=show,
+            precision=precision,
             progress=progress,
         )
     if as_json:
@@ -117,6 +127,9 @@ def check(
         typer.Option(metavar="tf32|fp16|bf16", help="Accept products of this precision; else only the dtype's own."),
     ] = None,
     grad: Annotated[bool, typer.Option("--grad", help="Compare gradients too.")] = False,
+    sandbox: Annotated[
+        bool, typer.Option("--sandbox", help="Run each NEW.py in bubblewrap: no network, and it can write nowhere.")
+    ] = False,
     junit: Annotated[Path | None, typer.Option(metavar="OUT.xml", help="Write the cases as a JUnit document.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -133,6 +146,7 @@ def check(
             seed=seed,
             precision=precision,
             gradients=grad,
+            sandbox=sandbox,
             progress=progress,
         )
         if junit is not None:
@@ -152,7 +166,7 @@ def check(
 
 @app.command()
 def bench(
-    file: Reference,
+    file: Annotated[Path, typer.Argument(metavar="FILE.py|DIR", help="A reference file, or a folder of them.")],
     candidates: Annotated[
         list[Path] | None,
         typer.Argument(metavar="[NEW.py...]", help="Files that define ModelNew; made here if not given."),
@@ -171,31 +185,44 @@ def bench(
     csv: Annotated[Path | None, typer.Option(metavar="OUT.csv", help="Write the figures as a table.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="OUT.svg|png", help="Write a picture.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="OUT.html", help="Write one page with all of it.")] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="For a folder: where what is done is kept; NAME_bench here if not given."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Time each ModelNew against eager PyTorch, torch.compile and the time the hardware cannot beat."""
+    """Time each ModelNew against eager PyTorch, torch.compile and the time the hardware cannot beat. Exit 1: one could
+    not be timed, or not believed."""
     with console.session(as_json=as_json) as progress:
         from modelnew import api
 
-        options: dict[str, Any] = {
-            "candidates": candidates or [],
-            "device": device,
-            "dtype": dtype,
-            "baselines": baseline or ["torch.compile"],
-            "budget_s": budget,
-        }
-        if sweep is not None:
-            swept = api.sweep_file(file, sweep, overrides=_overrides(sets), progress=progress, **options)
-            document, reports = swept.as_dict(), [(p.value, p.report, p.reason) for p in swept.points]
-            api.save_bench(document, csv=csv, plot=plot, html=html)
-        else:
-            timed = api.bench_file(file, overrides=_overrides(sets), progress=progress, **options)
-            document, reports = timed.report.as_dict(), [("", timed.report, "")]
-            api.save_bench(document, csv=csv, plot=plot, html=html, explanation=timed.explanation)
+        found = api.measure(
+            file,
+            candidates or [],
+            swept=sweep,
+            results=results,
+            overrides=_overrides(sets),
+            device=device,
+            dtype=dtype,
+            baselines=baseline or ["torch.compile"],
+            budget_s=budget,
+            progress=progress,
+        )
+        api.save_measurement(found, csv=csv, plot=plot, html=html)
     if as_json:
-        console.print_json(document)
-        return
-    for value, report, reason in reports:
+        console.print_json(found.document)
+    else:
+        _show(found)
+    if not found.good:
+        raise typer.Exit(EXIT_NOT_MET)
+
+
+def _show(found: api.Measurement) -> None:
+    if not found.reports:
+        tasks = found.document["tasks"]
+        console.print_table(tables.FOLDER_COLUMNS, [tables.folder_cells(task) for task in tasks])
+        console.print_text(tables.folder_summary(found.document["summary"], len(tasks)))
+    for value, report, reason in found.reports:
         if report is None:
             console.print_text(f"{value}: {reason}")
         else:
@@ -257,16 +284,19 @@ def explain(
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Say what this machine has for building kernels, what is missing, and how to get it."""
+    """Say what this machine has for building kernels, what is missing, and how to get it. Exit 1: something is missing."""
     with console.session(as_json=as_json):
         from modelnew.doctor import examine
 
         findings = examine()
     if as_json:
-        console.print_json([{"name": f.name, "ok": f.ok, "detail": f.detail, "fix": f.fix} for f in findings])
-        return
-    rows = [("ok" if f.ok else "missing", f.name, f.detail, f.fix) for f in findings]
-    console.print_table(("", "what", "found", "to do"), rows)
+        entries = [{"name": f.name, "ok": f.ok, "blocks": f.blocks, "detail": f.detail, "fix": f.fix} for f in findings]
+        console.print_json(entries)
+    else:
+        rows = [("ok" if f.ok else "missing" if f.blocks else "note", f.name, f.detail, f.fix) for f in findings]
+        console.print_table(("", "what", "found", "to do"), rows)
+    if any(finding.blocks for finding in findings):
+        raise typer.Exit(EXIT_NOT_MET)
 
 
 def _overrides(sets: list[str] | None) -> dict[str, str]:

@@ -95,9 +95,14 @@ def compile_source(source: Source, show: Callable[[str, object], None] = lambda 
     return widened
 
 
-def with_products(program: Program, onednn: frozenset[str]) -> Program:
-    """The program with these linear nodes computed by oneDNN on the CPU."""
-    return replace(program, forward=ForwardWriter(program.captured, program.called, onednn).write())
+def with_products(program: Program, onednn: frozenset[str] = frozenset(), *, ours: bool = True) -> Program:
+    """The program with these linear nodes computed by oneDNN on the CPU. `ours`: products may have launches of ours."""
+    kernels, called = program.kernels, program.called
+    if not ours:
+        kernels = tuple(replace(kernel, product=None) for kernel in kernels)
+        called = tuple(one._replace(product=None) for one in called)
+    forward = ForwardWriter(program.captured, called, onednn, ours=ours).write()
+    return replace(program, kernels=kernels, called=called, forward=forward)
 
 
 def compile_module(

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modelnew.compiler import compile_module
+from modelnew.compiler import compile_module, with_products
 from modelnew.render.product import render_product
 from modelnew.runtime.plan_cuda import Device
 from modelnew.runtime.plan_product import plan_product
@@ -80,6 +80,15 @@ def test_a_linear_layer_alone_has_a_launch_too():
     assert program.kernels == ()
     assert any("= self.kernels.linear(" in line for line in program.forward.lines())
     assert not compile_module(Function(lambda s, x: x.sort().values, **layers()), (X,)).products
+
+
+@pytest.mark.parametrize("forward", [lambda s, x: s.linear(x), lambda s, x: s.linear(x).relu()])
+def test_ieee_leaves_every_product_to_the_library(forward):
+    program = compile_module(Function(forward, **layers()), (X,))
+    assert program.products
+    theirs = with_products(program, ours=False)
+    assert not theirs.products
+    assert any("torch.nn.functional.linear(" in line for line in theirs.forward.lines())
 
 
 def test_the_launch_is_chosen_for_what_it_covers():

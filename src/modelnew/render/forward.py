@@ -98,9 +98,11 @@ class ForwardWriter:
         captured: Captured,
         called: Sequence[Called],
         onednn: frozenset[str] = frozenset(),
+        *,
+        ours: bool = True,
     ) -> None:
-        """`onednn`: names of linear nodes that oneDNN computes on the CPU."""
-        self.onednn = onednn
+        """`onednn`: names of linear nodes that oneDNN computes on the CPU. `ours`: linear layers have launches of ours."""
+        self.onednn, self.ours = onednn, ours
         self.captured = captured
         self.called = {id(one.region): one for one in called}
         self.owner: dict[fx.Node, Region] = {n: c.region for c in called for n in c.region.axes if not is_axes_view(n)}
@@ -138,7 +140,7 @@ class ForwardWriter:
     def _is_plain_product(self, node: fx.Node) -> bool:
         """A linear layer in the working dtype, of matrices."""
         value: Any = node.meta.get("val")
-        return node.target is aten.linear.default and value.dim() >= 2 and value.dtype == self.captured.working
+        return self.ours and node.target is aten.linear.default and value.dim() >= 2 and value.dtype == self.captured.working
 
     def name_of(self, node: fx.Node) -> str:
         """What a reader knows a tensor by: the argument, the parameter's path with underscores, the op that made it."""

@@ -376,7 +376,7 @@ class Kernels:
     def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor] = None) -> torch.Tensor:
         """`torch.nn.functional.linear`, by a launch of ours where the device has one that pays."""
         product = torch.nn.functional.linear
-        if x.is_cuda and x.dim() >= 2:
+        if x.is_cuda and x.dim() >= 2 and "product" in self.sources:
             rows, others = x.reshape(-1, x.shape[-1]), () if bias is None else (bias,)
             found = (self.with_bias if others else self.plain).with_product(product, rows, weight, *others)
             if found is not None:

@@ -83,8 +83,8 @@ def ask(*command: str) -> str:
         raise BuildFailure(f"{shlex.join(command)} gives no answer") from error
     except subprocess.CalledProcessError as error:
         said = error.stdout.decode(errors="replace").strip().splitlines()
-        why = f": {said[0]}" if said else f" (exit status {error.returncode})"
-        raise BuildFailure(f"{shlex.join(command)} fails{why}") from error
+        told = f": {said[0]}" if said else ""
+        raise BuildFailure(f"{shlex.join(command)} exits with status {error.returncode}{told}") from error
     return done.stdout.decode(errors="replace").strip()
 
 
