@@ -24,6 +24,7 @@ from modelnew.bench.documents import read as read_document
 from modelnew.bench.floor import Floor
 from modelnew.bench.folder import FolderReport
 from modelnew.bench.folder import bench_folder as time_folder
+from modelnew.bench.kernels import Contest
 from modelnew.bench.page import page
 from modelnew.bench.plot import draw
 from modelnew.bench.products import faster_products
@@ -35,7 +36,8 @@ from modelnew.check.report import Report as CheckReport
 from modelnew.compiler import LiveModule, Program, compile_source, with_products
 from modelnew.errors import BenchError, BuildError, MemoryShortError, UsageError
 from modelnew.explain import Explanation, work_of
-from modelnew.live import load_source, wrap
+from modelnew.kept import contested, told
+from modelnew.live import live_origin, load_source, wrap
 from modelnew.outputs import rejected_name, report_name, write
 from modelnew.problem import Problem
 from modelnew.render.file import Origin, render_file
@@ -101,10 +103,7 @@ def optimize(model: nn.Module, *inputs: object, precision: str = "fp32") -> nn.M
     ours = _on_tensor_cores(precision)
     program = compile_source(LiveModule(model, inputs))
     program = with_products(program, frozenset(faster_products(program.captured)), ours=ours)
-    name = type(model).__name__
-    comment = f"# Model is the class {type(model).__module__}.{type(model).__qualname__} of the module that was given."
-    origin = Origin(name, None, f"modelnew.optimize({name}(…), …)", modelnew.__version__, imports=comment)
-    return wrap(model, load_source(render_file(program, model, origin), type(model)))
+    return wrap(model, load_source(render_file(program, model, live_origin(model)), type(model)))
 
 
 def check(
@@ -134,10 +133,7 @@ def explain(model: nn.Module, *inputs: object) -> Explanation:
     """What `optimize` would fuse, and why not more. Nothing is built or run."""
     live = LiveModule(model, inputs)
     program = compile_source(live)
-    origin = Origin(
-        type(model).__name__, None, "modelnew.optimize", modelnew.__version__, imports="# the model's class"
-    )
-    return Explanation(program, None, render_file(program, model, origin), with_source=True)
+    return Explanation(program, None, render_file(program, model, live_origin(model)), with_source=True)
 
 
 class _ProblemSource:
@@ -169,13 +165,13 @@ def optimize_file(
     precision: as `optimize` takes it.
     """
     place = str(device_named(device))
-    problem, program, text, shown = _compile_file(
-        path, overrides, place, dtype, show, progress, measure=bench, precision=precision
-    )
+    compiled = _compile_file(path, overrides, place, dtype, show, progress, measure=bench, precision=precision)
+    problem, program, text, shown = compiled.problem, compiled.program, compiled.text, compiled.shown
     report: dict[str, Any] = {"schema": "modelnew.optimize/1", "modelnew": modelnew.__version__, "reference": path.name}
     work = work_of(program)
     report["work"] = {"bytes_read": work.bytes_read, "bytes_written": work.bytes_written, "flops": dict(work.flops)}
-    summary = [*([shown] if shown else []), *_fused(program)]
+    report["kernels"] = [contest.as_dict() for contest in compiled.contests]
+    summary = [*([shown] if shown else []), *_fused(program), *compiled.notes]
     if program.kernels and (check or bench):
         _require_compiler(place)
     with tempfile.TemporaryDirectory(prefix="modelnew-") as folder:
@@ -208,9 +204,9 @@ def explain_file(
 ) -> Explanation:
     """What `optimize_file` would write, with the floor at the device's own measured rates; the model is not run."""
     place = str(device_named(device))
-    _, program, text, shown = _compile_file(path, overrides, place, dtype, show, progress)
+    compiled = _compile_file(path, overrides, place, dtype, show, progress)
     progress("measuring what the machine can do")
-    return Explanation(program, _floor(program, place), text, shown, source)
+    return Explanation(compiled.program, _floor(compiled.program, place), compiled.text, compiled.shown, source)
 
 
 def check_files(
@@ -258,7 +254,8 @@ def bench_file(
 ) -> TimedFile:
     """Times the candidates, or the file that `optimize_file` would write, against eager and other baselines."""
     place = str(device_named(device))
-    problem, program, text, _ = _compile_file(path, overrides, place, dtype, None, progress, measure=True)
+    compiled = _compile_file(path, overrides, place, dtype, None, progress, measure=not candidates)
+    problem, program, text = compiled.problem, compiled.program, compiled.text
     with tempfile.TemporaryDirectory(prefix="modelnew-") as folder:
         if not candidates:
             candidates = [Path(folder) / f"{path.stem}_new.py"]
@@ -360,6 +357,18 @@ def compare_files(old: Path, new: Path, *, threshold: float) -> Comparison:
     return compare(read_document(old), read_document(new), threshold)
 
 
+@dataclass(frozen=True)
+class _Compiled:
+    """`shown`: what --show asked to see. `contests`: kernels that were timed, with `notes` of how that ended."""
+
+    problem: Problem
+    program: Program
+    text: str
+    shown: str
+    contests: Sequence[Contest]
+    notes: tuple[str, ...]
+
+
 def _compile_file(
     path: Path,
     overrides: Mapping[str, object] | None,
@@ -370,11 +379,8 @@ def _compile_file(
     *,
     measure: bool = False,
     precision: str = "fp32",
-) -> tuple[Problem, Program, str, str]:
-    """The problem, its program, the text of the optimised file, and what `show` asked to see.
-
-    measure: let a measurement choose between the libraries that compute a product.
-    """
+) -> _Compiled:
+    """measure: let a measurement say which kernels are kept, and which library computes a product."""
     if show is not None and show not in (*PASSES, "all"):
         raise UsageError(
             f"there is no pass {show!r}", doing="reading --show", hint=f"Choose from {', '.join(PASSES)}, all."
@@ -391,6 +397,10 @@ def _compile_file(
 
     ours = _on_tensor_cores(precision)
     program = compile_source(source, keep)
+    contests: list[Contest] = []
+    if measure and program.kernels:
+        _require_compiler(device)
+        program, contests = contested(program, source.abstract()[0], device, progress)
     onednn: list[str] = []
     if measure and device == "cpu":
         progress("measuring products")
@@ -401,14 +411,17 @@ def _compile_file(
     settings = [f"--set {name}={shlex.quote(str(value))}" for name, value in problem.overrides.items()]
     command = " ".join(["modelnew optimize", path.name, *settings, *([f"--dtype {dtype}"] if dtype else [])])
     command += "" if ours else " --precision ieee"
-    origin = Origin(path.name, problem.source, command, modelnew.__version__, (tuple(args), dict(kwargs)))
-    return problem, program, render_file(program, model, origin), "\n".join(seen)
+    notes = told(contests)
+    origin = Origin(path.name, problem.source, command, modelnew.__version__, (tuple(args), dict(kwargs)), notes=notes)
+    return _Compiled(problem, program, render_file(program, model, origin), "\n".join(seen), contests, notes)
 
 
 def _on_tensor_cores(precision: str) -> bool:
     if precision not in PRECISIONS:
         choice = ", ".join(PRECISIONS)
-        raise UsageError(f"there is no precision {precision!r}", doing="reading the precision", hint=f"Choose from {choice}.")
+        raise UsageError(
+            f"there is no precision {precision!r}", doing="reading the precision", hint=f"Choose from {choice}."
+        )
     return precision == "fp32"
 
 

@@ -44,7 +44,9 @@ Show = Annotated[
 
 def main() -> None:
     """Entry point of the `modelnew` script."""
-    gc.set_threshold(100_000, 20, 50)  # importing and tracing make objects that stay: looking at them took a sixth of the time
+    gc.set_threshold(
+        100_000, 20, 50
+    )  # importing and tracing make objects that stay: looking at them took a sixth of the time
     app()
 
 
@@ -229,6 +231,8 @@ def _show(found: api.Measurement) -> None:
             title = tables.bench_title(report)
             rows = [tables.bench_cells(row) for row in report.rows()]
             console.print_table(tables.BENCH_COLUMNS, rows, title=f"{value}: {title}" if value else title)
+            if report.caveats:
+                console.print_text("\n".join(report.caveats))
 
 
 @app.command()

@@ -151,7 +151,7 @@ def documents() -> list[dict[str, Any]]:
 @pytest.mark.parametrize("number", range(5))
 def test_pages_stand_alone_and_their_text_follows_the_reader(number: int) -> None:
     pytest.importorskip("matplotlib")
-    text = page(documents()[number], explanation="kernel <one>", source="a < b && c")
+    text = page(documents()[number], explanation="kernel <one>", sources={"new.py": "a < b && c"})
     assert "kernel &lt;one&gt;" in text and "a &lt; b &amp;&amp; c" in text
     assert "<script" not in text and "<link" not in text and 'src="' not in text
     assert "it <broke>" not in text

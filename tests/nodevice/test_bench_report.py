@@ -10,15 +10,15 @@ import torch
 
 from modelnew.bench import Report, Row, Work, floor
 from modelnew.bench.machine import Rates, describe, name
-from modelnew.bench.report import SCHEMA
+from modelnew.bench.report import SCHEMA, caveats
 from modelnew.bench.stats import Ratio
 
 RATES = Rates(bytes_per_s=1e9, flops_per_s={"float32": 1e12, "bfloat16": 1e13}, working_set=1 << 20)
 
 
-def report(*rows: Row) -> Report:
-    noise = Ratio(1.0, 0.99, 1.01)
-    return Report("model.py", "cpu", None, 7, 2, {"name": "a machine"}, {"processes": 5}, noise, 0.01, rows)
+def report(*rows: Row, baselines: tuple[str, ...] = ()) -> Report:
+    noise, machine = Ratio(1.0, 0.99, 1.01), {"name": "a machine"}
+    return Report("model.py", "cpu", None, 7, 2, machine, {"processes": 5}, noise, 0.01, rows, baselines=baselines)
 
 
 def test_floor_is_the_larger_of_transfers_and_products() -> None:
@@ -40,6 +40,32 @@ def test_a_time_below_the_floor_is_not_believed() -> None:
     assert "not believed" in with_floor.row("fast").note
     assert with_floor.row("bad").over_floor is None
     assert with_floor.row("bad").note == "broke"
+
+
+def test_what_failed_or_is_impossible_is_not_good_but_a_baseline_may_fail() -> None:
+    floor_of_1_s = floor(Work(10**9, 0), RATES)
+    base, compiled = Row("eager", seconds=2.0), Row("torch.compile", reason="no compiler")
+    baselines = ("eager", "torch.compile")
+    good = report(base, compiled, Row("new.py", seconds=1.1), baselines=baselines)
+    assert good.with_floor(floor_of_1_s).believed
+    assert not report(base, Row("new.py", seconds=0.8), baselines=baselines).with_floor(floor_of_1_s).believed
+    assert not report(base, Row("new.py", reason="crashed"), baselines=baselines).believed
+
+
+@pytest.mark.parametrize(
+    ("protocol", "part"),
+    [
+        ({"processes": 5, "isolation": "a process per file"}, ""),
+        ({"processes": 3}, ""),
+        ({"processes": 1, "isolation": "a process per file"}, "one set of processes"),
+        ({"processes": 1, "isolation": "one process: not enough memory"}, "all variants in one process"),
+        ({"processes": 5, "outputs_checked_while_timed": False}, "not compared"),
+        ({"processes": 3, "gpu_clocks": [{"throttle": 4}, {"throttle": 0}]}, "in 1 of 2 blocks"),
+    ],
+)
+def test_what_makes_times_less_certain_is_said(protocol: dict[str, object], part: str) -> None:
+    found = caveats(protocol)
+    assert len(found) == bool(part) and part in "".join(found)
 
 
 def test_document_is_strict_json_with_everything_in_it() -> None:

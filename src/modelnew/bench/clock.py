@@ -6,8 +6,11 @@ The clock functions are bound when this module is imported, before any candidate
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter_ns
 from typing import Protocol
 
@@ -40,19 +43,32 @@ class Clock(Protocol):
 
 
 class CpuClock:
-    """Host time of `calls` calls in a row. A result is dropped before the next call, as `y = f(x)` in a loop over
-    batches does."""
+    """Host time of `calls` calls in a row, less what this thread waited for a core that somebody else had. A result is
+    dropped before the next call, as `y = f(x)` in a loop over batches does."""
 
     def sample(self, call: Call, calls: int) -> Sample:
         result: object = None
+        waited = waited_ns()
         start = _now()
         for _ in range(calls):
             result = None
             result = call()
-        return Sample((_now() - start) * 1e-9 / calls, False, result)
+        passed = _now() - start
+        waited = waited_ns() - waited
+        # the account is read a moment before and after: what it says can, rarely, be more than what passed
+        return Sample((passed - waited if waited < passed else passed) * 1e-9 / calls, False, result)
 
     def settle(self) -> None:
         pass
+
+
+def waited_ns(thread: str = "thread-self") -> int:
+    """Nanoseconds for which a thread (this one, or a process's first by its number) was ready to run and did not; 0
+    where the system does not tell."""
+    try:
+        return int(Path(f"/proc/{thread}/schedstat").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0
 
 
 class CudaClock:
@@ -67,6 +83,7 @@ class CudaClock:
         self.device = device
         l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size
         self._flush = torch.empty(2 * l2_bytes, dtype=torch.uint8, device=device)
+        self._release_l2 = _runtime_function("cudaCtxResetPersistingL2Cache")
         self._empty_seconds = 0.0
         self._empty_seconds = min(self._one(lambda: None)[1] for _ in range(20))
 
@@ -74,6 +91,7 @@ class CudaClock:
         """(event seconds, host seconds, result)"""
         before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         with torch.cuda.device(self.device):
+            self._release_l2()  # lines that an earlier call asked to keep would survive the flush
             self._flush.zero_()
             torch.cuda.synchronize()
             start = _now()
@@ -97,6 +115,30 @@ class CudaClock:
 
     def settle(self) -> None:
         torch.cuda.synchronize(self.device)
+
+
+def captured(call: Call, device: torch.device) -> Call:
+    """The replay of `call` as a CUDA graph. Raises what the capture raises."""
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.device(device), torch.cuda.stream(side):
+        for _ in range(3):  # libraries allocate their workspaces in a first call, which a capture does not allow
+            call()
+    torch.cuda.synchronize(device)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.device(device), torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def _runtime_function(name: str) -> Callable[[], object]:
+    """A function of the CUDA runtime that PyTorch has loaded; one that does nothing where it is not found."""
+    with contextlib.suppress(OSError, AttributeError):
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            if "libcudart" in line:
+                function: Callable[[], object] = getattr(ctypes.CDLL(line.split(maxsplit=5)[5]), name)
+                return function
+    return lambda: None
 
 
 def clock_for(device: torch.device | str) -> Clock:

@@ -22,7 +22,7 @@ Document = dict[str, Any]
 BENCH, SWEEP, FOLDER = "modelnew.bench/1", "modelnew.bench-sweep/1", "modelnew.bench-folder/1"
 _COLUMNS = (
     *("name", "status", "seconds", "ratio", "low", "high", "verdict", "over_floor", "seconds_reused"),
-    *("error", "error_against", "first_call_s", "memory_bytes", "reason"),
+    *("seconds_replayed", "error", "error_against", "first_call_s", "memory_bytes", "reason"),
 )
 
 

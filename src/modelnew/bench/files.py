@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from modelnew.bench import machine
@@ -57,7 +58,7 @@ def bench_file(
     )
     with Nursery() as nursery:
         race.run(nursery, budget_s)
-    report = race.report(seed)
+    report = replace(race.report(seed), baselines=(EAGER, *baselines))
     if work is None:
         return report
     race.tell("measuring what the machine can do")

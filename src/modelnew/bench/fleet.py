@@ -9,12 +9,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from time import perf_counter, sleep
 from types import TracebackType
 from typing import IO, Any
 
 from modelnew.bench.channel import Channel, Message
+from modelnew.bench.clock import waited_ns
 from modelnew.errors import BenchError
 
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
@@ -66,11 +68,7 @@ class Worker:
 
     def _waited(self) -> float:
         """Seconds for which this thread, or the worker's first one, was ready to run and did not."""
-        try:
-            texts = [Path(f"/proc/{who}/schedstat").read_text() for who in ("thread-self", str(self.pid))]
-            return sum(int(text.split()[1]) for text in texts) * 1e-9
-        except (OSError, IndexError, ValueError):
-            return 0.0
+        return (waited_ns() + waited_ns(str(self.pid))) * 1e-9
 
     def cpu_seconds(self) -> float:
         """Processor time of all its threads so far, as the system counts it (steps of 10 ms)."""
@@ -135,6 +133,7 @@ class Nursery:
         theirs.close()
         self._end, self._channel = ours, Channel(ours)
         self._statuses: dict[int, int] = {}
+        self._asking = threading.Lock()
         self._workers: list[Worker] = []
         return self
 
@@ -163,11 +162,12 @@ class Nursery:
 
     def wait(self, pid: int) -> int:
         """How a worker that has ended did end, as `os.waitpid` says it."""
-        if pid not in self._statuses:
-            self._end.sendall(b"w" + pid.to_bytes(8, "little"))
-            answer = self._channel.receive(30.0)
-            self._statuses[pid] = answer["status"] if answer else 0
-        return self._statuses[pid]
+        with self._asking:  # workers load side by side
+            if pid not in self._statuses:
+                self._end.sendall(b"w" + pid.to_bytes(8, "little"))
+                answer = self._channel.receive(30.0)
+                self._statuses[pid] = answer["status"] if answer else 0
+            return self._statuses[pid]
 
     def end_workers(self) -> None:
         for worker in self._workers:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ import torch
 
 from modelnew import __version__, constants, reference
 from modelnew.bench.documents import FOLDER, Document
-from modelnew.errors import BenchError, ModelnewError, UsageError
+from modelnew.errors import EXIT_GOOD, EXIT_NOT_MET, BenchError, ModelnewError, UsageError
+from modelnew.outputs import report_name
 
+_ERROR = "error: "  # how the commands begin what they say of an error
 SPEEDS = (1.0, 1.5, 2.0)
 
 Commands = Callable[[Path, Mapping[str, str], Path], Sequence[str]]
@@ -59,6 +61,12 @@ class FolderReport:
 
     folder: str
     tasks: tuple[Document, ...]
+    sources: Mapping[str, str] = field(default_factory=dict)  # task → text of its optimised file
+
+    @property
+    def accepted(self) -> bool:
+        """Whether every task was."""
+        return all(task["accepted"] for task in self.tasks)
 
     def summary(self) -> Document:
         """fast_p {"1": share, "1.5": …, "2": …}: of all tasks, those accepted and more than p times as fast as eager;
@@ -94,7 +102,7 @@ def bench_folder(
         again.
     overrides: constant → value, applied to the files that have the constant.
     optimise: (reference, overrides, output) → the command line that writes the optimised file and `OUTPUT.report.json`
-        with the verdict, exit code 0 when accepted and 1 when rejected.
+        beside it, with exit code 0 when it is accepted and 1 when it is not.
     budget_s: seconds of timing per task.
     Raises BenchError for a folder without reference files, UsageError for an override that no file has.
     """
@@ -109,7 +117,8 @@ def bench_folder(
     for number, task in enumerate(tasks, 1):
         progress(f"timing {task.name} ({number} of {len(tasks)})")
         rows.append(_row(task, device, dtype, baselines, budget_s))
-    return FolderReport(str(folder), tuple(rows))
+    sources = {task.name: task.output.read_text() for task in tasks if task.output.exists()}
+    return FolderReport(str(folder), tuple(rows), sources)
 
 
 def _tasks(folder: Path, results: Path, overrides: Mapping[str, str]) -> list[Task]:
@@ -161,15 +170,22 @@ def _build(task: Task, optimise: Commands, options: str) -> Task:
     if kept is None or (kept["accepted"] and not task.output.exists()):
         command = optimise(task.path, task.overrides, task.output)
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-        accepted = done.returncode == 0
-        _keep(task.verdict, key, {"accepted": accepted, "reason": None if accepted else _said(done)})
+        accepted = done.returncode == EXIT_GOOD
+        reason = None if accepted else (_headline(task) if done.returncode == EXIT_NOT_MET else "") or _said(done)
+        _keep(task.verdict, key, {"accepted": accepted, "reason": reason})
     return task
 
 
+def _headline(task: Task) -> str:
+    """The verdict in the report beside the optimised file; empty without one."""
+    return str(_report(task).get("check", {}).get("headline", ""))
+
+
 def _said(done: subprocess.CompletedProcess[str]) -> str:
-    """The last lines that a command printed, as one."""
-    lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
-    return "; ".join(line.strip() for line in lines[-4:])
+    """What a command's error says, or its last lines, as one line."""
+    lines = [line.strip() for line in (done.stderr.strip() or done.stdout.strip()).splitlines()]
+    errors = [i for i, line in enumerate(lines) if line.startswith(_ERROR)]
+    return "; ".join(lines[errors[-1] :] if errors else lines[-4:]).removeprefix(_ERROR)
 
 
 def _row(task: Task, device: str, dtype: str | None, baselines: Sequence[str], budget_s: float) -> Document:
@@ -202,12 +218,17 @@ def _time(task: Task, key: str, device: str, dtype: str | None, baselines: Seque
 
 def _kept_work(task: Task) -> Document | None:
     """Bytes and flops of the model, from the report beside the optimised file."""
-    try:
-        report = json.loads(task.output.with_suffix(".report.json").read_text())
-    except (OSError, ValueError):
-        return None
-    work: Document | None = report.get("work")
+    work: Document | None = _report(task).get("work")
     return work
+
+
+def _report(task: Task) -> Document:
+    """What the command that wrote the optimised file wrote beside it; empty where there is none."""
+    try:
+        report: Document = json.loads(report_name(task.output).read_text())
+    except (OSError, ValueError):
+        return {}
+    return report
 
 
 def _candidate(task: Document) -> dict[str, Any] | None:

@@ -34,10 +34,14 @@ class Expected:
         new ones."""
         return deviation(self.swapped, self.plain)
 
+    def to(self, *, swapped: bool) -> Values:
+        """The original's answer to the contents of that state."""
+        return self.swapped if swapped else self.plain
+
     def contradicts(self, values: Values, swapped: bool) -> bool:
         """Whether `values` are not the answer to the present inputs: off by a tenth of what changing the inputs
         changes, and by 1 %."""
-        error = deviation(values, self.swapped if swapped else self.plain)
+        error = deviation(values, self.to(swapped=swapped))
         if math.isinf(error):
             return True
         return error > _STALE_SHARE * self.moved and error > _WRONG_SHARE and self.moved > 0
@@ -76,3 +80,4 @@ class Watch:
 
 RESTLESS = "goes on working after its call has returned: not believed"
 STALE = "did not answer to the inputs of the call during timing: not believed"
+CHANGED = "answers differently after the timed runs than before them: not believed"

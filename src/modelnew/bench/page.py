@@ -9,6 +9,7 @@ from typing import Any
 
 from modelnew.bench.documents import FOLDER, Document, measurements
 from modelnew.bench.plot import picture
+from modelnew.bench.report import caveats
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --soft: #59636e; --line: #d1d9e0; --paper: #fff; --code: #f6f8fa; }
@@ -32,9 +33,9 @@ summary { cursor: pointer; font-weight: 600; margin: .6rem 0; }
 _HEAD = ("variant", "median", "speed", "95 % interval", "verdict", "÷ floor", "error", "first call", "memory", "")
 
 
-def page(document: Document, *, explanation: str = "", source: str = "") -> str:
-    """The page. explanation: what was fused, as text; source: the optimised file, with the kernels and the lines
-    they came from. Raises UsageError without matplotlib."""
+def page(document: Document, *, explanation: str = "", sources: Mapping[str, str] | None = None) -> str:
+    """The page. explanation: what was fused, as text; sources: name → the optimised file of that name, with the kernels
+    and the lines they came from. Raises UsageError without matplotlib."""
     title = document.get("subject") or document.get("folder") or "measurement"
     body = [f"<h1>{escape(Path(str(title)).name)}</h1>"]
     found = list(measurements(document))
@@ -48,7 +49,9 @@ def page(document: Document, *, explanation: str = "", source: str = "") -> str:
         body.append(_table(_HEAD, [_cells(variant) for variant in report["variants"]]))
         if len(found) > 1:
             body.append(f"<details><summary>picture</summary>{_svg(report)}</details>")
-    body += _text("What was fused", explanation, shown=True) + _text("The optimised file", source, shown=False)
+    body += _text("What was fused", explanation, shown=True)
+    for name, source in (sources or {}).items():
+        body += _text(name, source, shown=False)
     head = (
         f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(str(title))}</title>'
     )
@@ -72,8 +75,7 @@ def _facts(report: Document, *, whole: bool) -> str:
         return _paragraph(common)
     facts = [
         *common,
-        ", ".join(f"{protocol[part]} {part}" for part in ("processes", "blocks", "rounds"))
-        + f", seed {report['seed']}",
+        f"processes: {protocol['processes']}, blocks: {protocol['blocks']}, rounds: {protocol['rounds']}, seed {report['seed']}",
     ]
     if noise["ratio"] is not None:
         low, high = f"{noise['low']:.3f}", "∞" if noise["high"] is None else f"{noise['high']:.3f}"
@@ -82,7 +84,7 @@ def _facts(report: Document, *, whole: bool) -> str:
         floor = report["floor"]
         moved = floor["bytes_read"] + floor["bytes_written"]
         facts.append(f"floor {seconds(floor['seconds'])} ({floor['bound']}-bound: {moved:,} bytes moved)")
-    return _paragraph(facts)
+    return _paragraph([*facts, *caveats(protocol)])
 
 
 def _paragraph(facts: Sequence[str]) -> str:

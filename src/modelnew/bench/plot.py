@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from modelnew.errors import OutputError, UsageError
 Axes = Any  # matplotlib is not always there
 
 # Okabe and Ito's colours that keep at least 3 : 1 against white and against near-black
-_COLOURS = ("#0080c0", "#d55e00", "#009e73", "#b06090", "#8a7f00", "#7a7a7a")
+COLOURS = ("#0080c0", "#d55e00", "#009e73", "#b06090", "#8a7f00", "#7a7a7a")
 _MARKERS = "osD^vP"
 _INK = "#010203"  # replaced by currentColor in SVG
 _STYLE = "<style>svg{color:#1f2328}@media (prefers-color-scheme: dark){svg{color:#e6edf3}}</style>"
@@ -39,6 +39,11 @@ def draw(document: Document, path: Path) -> None:
 
 def picture(document: Document, suffix: str = ".svg") -> bytes:
     """The picture: bars and, where the floor is known, a roofline; curves for a sweep; speed-ups for a folder."""
+    return figure_bytes(lambda: _figure(document), suffix)
+
+
+def figure_bytes(figure: Callable[[], Any], suffix: str) -> bytes:
+    """What `figure()` draws, in the style of all our pictures."""
     matplotlib = _matplotlib("matplotlib")
     ink = _INK if suffix == ".svg" else "#1f2328"
     names = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
@@ -50,10 +55,9 @@ def picture(document: Document, suffix: str = ".svg") -> bytes:
         "axes.spines.right": False,
     }
     with matplotlib.rc_context(settings):
-        figure = _figure(document)
         out = io.BytesIO()
         options: dict[str, Any] = {"metadata": {"Date": None}} if suffix == ".svg" else {"dpi": 160}
-        figure.savefig(out, format=suffix[1:], transparent=suffix == ".svg", bbox_inches="tight", **options)
+        figure().savefig(out, format=suffix[1:], transparent=suffix == ".svg", bbox_inches="tight", **options)
     data = out.getvalue()
     if suffix == ".svg":
         text = data.decode().replace(_INK, "currentColor")
@@ -98,7 +102,7 @@ def _timed(report: Document) -> list[dict[str, Any]]:
 
 def _colours(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     unique = list(dict.fromkeys(names))
-    return {name: (_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]) for i, name in enumerate(unique)}
+    return {name: (COLOURS[i % len(COLOURS)], _MARKERS[i % len(_MARKERS)]) for i, name in enumerate(unique)}
 
 
 def _unit(seconds: float) -> tuple[str, float]:
@@ -125,7 +129,7 @@ def _bars(axes: Axes, report: Document) -> None:
     label = f"time per call [{unit}], lower is better"
     if report["floor"]:
         floor = report["floor"]["seconds"] * scale
-        axes.axvline(floor, color=_COLOURS[-1], linestyle="--", linewidth=1.2)
+        axes.axvline(floor, color=COLOURS[-1], linestyle="--", linewidth=1.2)
         label += f"; dashed: the floor, {floor:.3g} {unit}"
     axes.set_yticks(range(len(report["variants"])), [variant["name"] for variant in report["variants"]])
     axes.set_ylim(len(report["variants"]) - 0.5, -0.5)
@@ -143,7 +147,7 @@ def _roofline(axes: Axes, report: Document) -> None:
     ridge = peak / rates["bytes_per_s"]
     left, right = min(here, ridge) / 8, max(here, ridge) * 8
     roof = [min(at * rates["bytes_per_s"], peak) / 1e9 for at in (left, ridge, right)]
-    axes.plot([left, ridge, right], roof, color=_COLOURS[-1])
+    axes.plot([left, ridge, right], roof, color=COLOURS[-1])
     for variant in _timed(report):
         colour, marker = _colours([v["name"] for v in report["variants"]])[variant["name"]]
         axes.plot(here, flops / variant["seconds"] / 1e9, marker, color=colour, label=variant["name"], markersize=8)
@@ -169,7 +173,7 @@ def _bandwidth(axes: Axes, report: Document) -> None:
     for place, (variant, rate) in enumerate(zip(timed, rates, strict=True)):
         axes.barh(place, rate, color=colours[variant["name"]][0], height=0.62)
         axes.text(rate + 0.01 * best, place, f"{rate:.3g} GB/s, {100 * rate / best:.0f} %", va="center")
-    axes.axvline(best, color=_COLOURS[-1], linestyle="--", linewidth=1.2)
+    axes.axvline(best, color=COLOURS[-1], linestyle="--", linewidth=1.2)
     axes.set_yticks(range(len(timed)), [variant["name"] for variant in timed])
     axes.set_ylim(len(timed) - 0.5, -0.5)
     axes.set_xlim(0, 1.35 * max(best, *rates))
@@ -187,7 +191,7 @@ def _curves(axes: Axes, document: Document) -> None:
         if report["floor"]:
             series.setdefault("floor", []).append((position, report["floor"]["seconds"]))
     unit, scale = _unit(max(seconds for curve in series.values() for _, seconds in curve))
-    colours = _colours([name for name in series if name != "floor"]) | {"floor": (_COLOURS[-1], "")}
+    colours = _colours([name for name in series if name != "floor"]) | {"floor": (COLOURS[-1], "")}
     for name, curve in series.items():
         colour, marker = colours[name]
         style = "--" if name == "floor" else "-"
@@ -224,10 +228,10 @@ def _speedups(axes: Axes, document: Document) -> None:
             axes.text(1.0, place, " failed", va="center", style="italic")
             continue
         ends = [variant["low"] or variant["ratio"], variant["high"] or variant["ratio"]]
-        axes.plot(ends, [place, place], color=_COLOURS[0], linewidth=1.5)
-        axes.plot(variant["ratio"], place, "o", color=_COLOURS[0])
+        axes.plot(ends, [place, place], color=COLOURS[0], linewidth=1.5)
+        axes.plot(variant["ratio"], place, "o", color=COLOURS[0])
         axes.text(variant["ratio"], place - 0.2, f"{variant['ratio']:.2f}×", ha="center", va="bottom", fontsize="small")
-    axes.axvline(1.0, color=_COLOURS[-1], linestyle="--", linewidth=1.2)
+    axes.axvline(1.0, color=COLOURS[-1], linestyle="--", linewidth=1.2)
     axes.set_yticks(range(len(found)), [label for label, _ in found])
     axes.set_ylim(len(found) - 0.4, -0.7)
     axes.set_xscale("log", base=2)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
@@ -15,7 +17,7 @@ from modelnew.bench import allocator
 from modelnew.bench.channel import Message
 from modelnew.bench.clocks import gpu_state
 from modelnew.bench.fleet import Nursery, VariantFailedError, Worker
-from modelnew.bench.honesty import RESTLESS, Expected, Values, Watch
+from modelnew.bench.honesty import CHANGED, RESTLESS, Expected, Values, Watch
 from modelnew.bench.remote import RemoteSeat
 from modelnew.bench.report import Report
 from modelnew.bench.schedule import Times, measure_block, plan
@@ -25,7 +27,11 @@ from modelnew.errors import BenchError
 from modelnew.problem import Problem
 
 EAGER = "eager"
-PROCESSES, BLOCKS_PER_PROCESS = 5, 3
+PROCESSES, BLOCKS_PER_PROCESS = {"cpu": 8, "cuda": 3}, 3
+SETUP_SHARE = 2.0  # of the time for timing: what setting up all sets of processes but the first may take
+_LAUNCH_BOUND = 200e-6  # seconds; calls on a GPU that are shorter are also timed as a captured graph
+_DRIFT = 8.0  # times its error before the timed runs that an answer after them may have …
+_ROUNDING = 1e-6  # … or this, where the order of additions changes from call to call
 _SETTLE_TIME = 2.0  # seconds; threads of a first call may take this long to go to sleep
 _LOAD_TIMEOUT, _WARM_TIMEOUT = 900.0, 1800.0  # seconds; huge inputs are made, kernels are built
 _TRUTH = "float64"
@@ -48,6 +54,8 @@ class Race:
     memory: dict[str, int] = field(default_factory=dict)
     clocks: list[dict[str, Any]] = field(default_factory=list)  # of the GPU, after each block
     error_against: str = EAGER
+    threads: int = field(default_factory=torch.get_num_threads)  # another thread would not be told the same
+    seed: int = 0  # of the parameters and inputs of the present set of processes
     load_before: float = field(default_factory=lambda: os.getloadavg()[0])  # processes that wanted a core just before
     isolated: bool = True
     looked_again: bool = True
@@ -57,16 +65,23 @@ class Race:
         self.problem.require_memory(footprint.peak, "timing", device=self.device, dtype=self.dtype)
         files = sum("file" in entry for entry in self.entries)
         self.isolated = (2 + files) * footprint.peak < 0.8 * footprint.free
-        processes, begun, number = PROCESSES, monotonic(), 0
+        processes, number, spent_s = PROCESSES[torch.device(self.device).type], 0, 0.0
         while number < processes:
             self.tell(f"starting process set {number + 1} of {processes}")
-            seats = self._start(nursery, truth=number == 0 and 3 * footprint.peak < 0.5 * footprint.free)
-            if number == 0:  # builds happen once, the rest of the set-up for every set of processes
-                setup_s = monotonic() - begun - sum(self.first_calls.values())
-                processes = max(1, min(PROCESSES, int(2 * PROCESSES * budget_s / max(setup_s, 1e-9))))
+            begun = monotonic()
+            seats, setup_s = self._start(nursery)
+            if number == 0:
+                processes = min(processes, 1 + int(SETUP_SHARE * budget_s / max(setup_s, 1e-9)))
+                self._measure_memory(seats)
+                if 3 * footprint.peak < 0.5 * footprint.free:
+                    self._judge(nursery, seats)
+            else:
+                spent_s += monotonic() - begun
             self._launch(seats, number, processes, budget_s / processes)
             nursery.end_workers()
             number += 1
+            if spent_s > SETUP_SHARE * budget_s:  # it takes longer than the first set let hope
+                break
 
     def report(self, seed: int) -> Report:
         protocol: Mapping[str, object] = {
@@ -90,34 +105,34 @@ class Race:
             protocol=protocol,
         )
 
-    def _start(self, nursery: Nursery, *, truth: bool) -> list[RemoteSeat]:
-        """A set of workers with everything loaded, built and warm."""
+    def _start(self, nursery: Nursery) -> tuple[list[RemoteSeat], float]:
+        """A set of workers with everything loaded, built and warm; and the seconds that the next set will take for
+        it, without the builds and without what has failed."""
         again: Message = {"name": AGAIN, "baseline": EAGER}
         here = [e for e in self.entries if "file" not in e]
         files = [e for e in self.entries if "file" in e and e["name"] not in self.times.failed]
         groups = [here, [again], *([entry] for entry in files)] if self.isolated else [[*here, again, *files]]
-        seed = self.rng.getrandbits(31)
-        seats = []
-        for group in groups:
-            worker = nursery.worker()
-            seats += self._load(worker, [e for e in group if e["name"] not in self.times.failed], seed)
+        self.seed = self.rng.getrandbits(31)
+        begun = monotonic()
+        wanted = [(nursery.worker(), [e for e in group if e["name"] not in self.times.failed]) for group in groups]
+        with ThreadPoolExecutor(len(wanted)) as pool:  # nothing is timed yet
+            seats = [seat for found in pool.map(lambda pair: self._load(*pair), wanted) for seat in found]
+        seconds = {"loading": monotonic() - begun}
         for seat in seats:
             seat.rivals = [rival for rival in seats if rival.worker is not seat.worker]
             self.tell(f"warming up {seat.name}")
+            begun = monotonic()
             if self._try(seat, lambda seat=seat: seat.warm(_WARM_TIMEOUT)):  # type: ignore[misc]
                 self.first_calls.setdefault(seat.name, seat.first_call_s)
+                seconds[seat.name] = monotonic() - begun - seat.first_call_s
             if not seat.worker.becomes_quiet(_SETTLE_TIME):
                 seat.watch.faults.add(RESTLESS)
         self._drop_offenders(seats)
-        seats = [seat for seat in seats if seat.name not in self.times.failed]
-        if not self.times.launches:
-            self._measure_memory(seats)
-        if truth:
-            self._judge(nursery, seats, seed)
-        return seats
+        repeated_s = sum(took for name, took in seconds.items() if name not in self.times.failed)
+        return [seat for seat in seats if seat.name not in self.times.failed], repeated_s
 
-    def _load(self, worker: Worker, entries: Sequence[Message], seed: int) -> list[RemoteSeat]:
-        request = {"device": self.device, "dtype": self.dtype, "seed": seed, "threads": torch.get_num_threads()}
+    def _load(self, worker: Worker, entries: Sequence[Message]) -> list[RemoteSeat]:
+        request = {"device": self.device, "dtype": self.dtype, "seed": self.seed, "threads": self.threads}
         try:
             answer = worker.ask(
                 "load",
@@ -139,19 +154,25 @@ class Race:
         blocks, rounds = plan(sum(seat.turn_seconds for seat in seats), budget_s, BLOCKS_PER_PROCESS)
         launch: list[list[dict[str, float]]] = []
         self.times.launches.append(launch)
-        stop = monotonic() + 2 * budget_s  # the estimate may be off
+        stop = monotonic() + 1.25 * budget_s  # the estimate may be off
         for block in range(blocks):
             self.tell(f"timing: process set {number + 1} of {processes}, block {block + 1} of {blocks}")
             for worker in {seat.worker.pid: seat.worker for seat in seats}.values():
                 self._ask_all(worker, seats, "block")
             self._expect(seats)
+            if not block:
+                self._look(seats, lambda seat: setattr(seat, "error_before", seat.error()))
             measured = measure_block(seats, rounds, self.rng, self.times, stop)
             if not self._drop_offenders(seats):  # a block with somebody else at work in it says nothing
                 launch.append(measured)
             if (state := gpu_state(self.device)) is not None:
                 self.clocks.append(state)
+        self._look(seats, _still_right(self.errors.get(EAGER, 0.0)))
+        self._drop_offenders(seats)
         if self.device == "cpu" and allocator.available():
             self._reuse(seats)
+        if self.device != "cpu":
+            self._replay(seats)
 
     def _drop_offenders(self, seats: Sequence[RemoteSeat]) -> bool:
         """Ends the workers of variants whose times cannot be believed; True when one was at work while others were
@@ -173,6 +194,20 @@ class Race:
             self._ask_all(worker, seats, "outputs", how="reused")
         for name, seconds in measure_block(seats, 1, self.rng, self.times)[0].items():
             self.times.reused.setdefault(name, []).append(seconds)
+
+    def _replay(self, seats: Sequence[RemoteSeat]) -> None:
+        """Short calls once more as a captured graph: without the host's time for launching. What cannot be captured
+        is left out."""
+        for seat in seats:
+            if seat.name not in self.times.failed and seat.seconds < _LAUNCH_BOUND:
+                with contextlib.suppress(VariantFailedError):
+                    self.times.replayed.setdefault(seat.name, []).append(seat.replay())
+
+    def _look(self, seats: Sequence[RemoteSeat], look: Callable[[RemoteSeat], object]) -> None:
+        """`look` at every variant whose answers can be compared with the original's."""
+        for seat in seats:
+            if seat.expected is not None and seat.name not in self.times.failed:
+                self._try(seat, lambda seat=seat: look(seat))  # type: ignore[misc]
 
     def _ask_all(self, worker: Worker, seats: Sequence[RemoteSeat], do: str, **request: Any) -> None:
         """A request to a worker, whose variants all fail when it does."""
@@ -208,7 +243,7 @@ class Race:
             if answer.get("bytes") is not None:
                 self.memory[seat.name] = answer["bytes"]
 
-    def _judge(self, nursery: Nursery, seats: Sequence[RemoteSeat], seed: int) -> None:
+    def _judge(self, nursery: Nursery, seats: Sequence[RemoteSeat]) -> None:
         """Every variant's error at sampled outputs, against the original in float64 (in eager's own dtype where that
         fails)."""
         answers: dict[str, Values] = {}
@@ -216,7 +251,7 @@ class Race:
             self._try(seat, lambda seat=seat: answers.update({seat.name: seat.answer()}))  # type: ignore[misc]
         truth = answers[EAGER]
         worker = nursery.worker()
-        for seat in self._load(worker, [{"name": _TRUTH, "truth": True}], seed):
+        for seat in self._load(worker, [{"name": _TRUTH, "truth": True}]):
             try:
                 seat.warm(_WARM_TIMEOUT)
                 truth, self.error_against = seat.answer(), _TRUTH
@@ -239,3 +274,13 @@ class Race:
                 why, doing="timing the original", on=str(self.problem.path), hint="Run it by itself: it must work."
             )
         self.times.failed.setdefault(name, why)
+
+
+def _still_right(eager_error: float) -> Callable[[RemoteSeat], None]:
+    """Whether the timed runs have changed a variant's answers: one that wears out is not believed."""
+
+    def look(seat: RemoteSeat) -> None:
+        if seat.error() > _DRIFT * max(seat.error_before, eager_error, _ROUNDING):
+            seat.watch.faults.add(CHANGED)
+
+    return look

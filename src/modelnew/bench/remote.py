@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from modelnew.bench.fleet import VariantFailedError, Worker
 from modelnew.bench.honesty import STALE, Expected, Values, Watch
 from modelnew.bench.seat import SLOW_CALL, Turn, calls_per_sample, joined
+from modelnew.bench.tensors import deviation
 
 LEAST_REMOTE_SAMPLE = 5e-3  # seconds; long enough for the measuring process's clock to see a lie
 _MOST_SAMPLES = 4  # in a turn
+_KEPT = 10  # of the latest times that a request took by itself: on a busy machine they change
+_MOST_REQUEST = 0.25  # share of a sample that is put down to the request: a slow answer must not hide a lie
 _REQUESTS = 0.015  # seconds; the requests of a turn, and the wait for quiet after it
 
 
@@ -29,14 +34,18 @@ class RemoteSeat:
     first_call_s: float = math.nan
     expected: Expected | None = None
     values_seed: int = 0
-    _request_seconds: float = field(default=0.0, repr=False)
+    error_before: float = 0.0  # of its answer before the timed runs
+    _request_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT), repr=False)
 
     def warm(self, timeout_s: float) -> None:
         """First calls: builds happen here, before anything is timed. Raises VariantFailedError."""
         answer = self.worker.ask("warm", name=self.name, timeout_s=timeout_s)
         self.seconds, self.first_call_s = _believable(answer["seconds"]), answer["first_call_s"]
-        calls = self._calls
-        self._request_seconds = min(self.worker.timed("empty", name=self.name, calls=calls)[1] for _ in range(10))
+        for _ in range(_KEPT):
+            self._time_request()
+
+    def _time_request(self) -> None:
+        self._request_seconds.append(self.worker.timed("empty", name=self.name, calls=self._calls)[1])
 
     def turn(self) -> Turn:
         used = [(rival, rival.worker.cpu_seconds()) for rival in self.rivals]
@@ -45,6 +54,7 @@ class RemoteSeat:
             self.worker.ask("refresh")
         if self.seconds < SLOW_CALL:
             self.worker.ask("sample", name=self.name, calls=1)
+        self._time_request()
         turn = joined([self._sample() for _ in range(self.samples)])
         self._look_again()
         self.worker.ask("forget", name=self.name)
@@ -59,6 +69,16 @@ class RemoteSeat:
         """Values of one call on the present inputs."""
         self.worker.ask("sample", name=self.name, calls=1)
         return self._values()
+
+    def error(self) -> float:
+        """How far its answer to the present inputs is from the original's."""
+        assert self.expected is not None
+        return deviation(self.answer(), self.expected.to(swapped=self.worker.swapped))
+
+    def replay(self) -> float:
+        """Seconds of one replay of the call as a captured CUDA graph. Raises VariantFailedError where it cannot be."""
+        answer = self.worker.ask("replay", name=self.name, calls=self._calls)
+        return _believable(answer["seconds"])
 
     @property
     def samples(self) -> int:
@@ -78,7 +98,7 @@ class RemoteSeat:
         timeout_s = 60 + 20 * self._calls * self.seconds
         answer, passed = self.worker.timed("sample", name=self.name, calls=self._calls, timeout_s=timeout_s)
         seconds = _believable(answer["seconds"])
-        passed -= self._request_seconds
+        passed -= min(statistics.median(self._request_seconds), _MOST_REQUEST * passed)
         if passed > LEAST_REMOTE_SAMPLE / 2:  # in shorter ones the request weighs too much
             self.watch.told.append(seconds * self._calls / passed)
         self.seconds = min(self.seconds, seconds)  # a first estimate that was too high would keep samples short

@@ -9,7 +9,7 @@ The document (`Report.as_dict`), schema "modelnew.bench/1"; times in seconds, si
     noise      {ratio, low, high, floor}              the original against itself; nothing below `floor` is claimed
     floor      {seconds, bytes_read, …} or null       see `floor.Floor.as_dict`
     variants   [{name, status: "timed" | "failed", reason, seconds, ratio, low, high, verdict, over_floor, impossible,
-               seconds_reused, error, error_against, first_call_s, memory_bytes, flags}]
+               seconds_reused, seconds_replayed, error, error_against, first_call_s, memory_bytes, flags}]
 
 `ratio` is baseline seconds / variant seconds (above 1: faster); the baseline is the first variant.
 """
@@ -20,6 +20,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from modelnew.bench.floor import Floor
 from modelnew.bench.stats import Ratio
@@ -34,6 +35,7 @@ class Row:
     """One variant. `reason` is set when it failed; then the figures are None.
 
     seconds: median of one call. seconds_reused: the same with output memory that is already mapped (CPU only).
+    seconds_replayed: of the call as a captured graph (CUDA, short calls only).
     first_call_s: the first call in a new process: building or compiling, then running. memory_bytes: most that one call
         takes beyond what is in use before it, its result included.
     error: rms error of sampled outputs over their rms, against `error_against`: "float64", or the baseline's name.
@@ -46,6 +48,7 @@ class Row:
     verdict: str = ""
     over_floor: float | None = None
     seconds_reused: float | None = None
+    seconds_replayed: float | None = None
     error: float | None = None
     error_against: str = ""
     first_call_s: float | None = None
@@ -65,13 +68,9 @@ class Row:
         """What a reader must know beside the figures, one line."""
         if self.failed:
             return self.reason
-        notes = (
-            [f"error {self.error:.1e} against {self.error_against}"]
-            if self.error is not None and self.error_against
-            else []
-        )
-        if self.impossible:
-            notes.insert(0, "faster than the hardware allows: not believed")
+        notes = ["faster than the hardware allows: not believed"] if self.impossible else []
+        if self.seconds_replayed is not None:
+            notes.append(f"{1e6 * self.seconds_replayed:.3g} µs as a captured graph")
         return "; ".join([*self.flags, *notes])
 
     def as_dict(self) -> dict[str, object]:
@@ -88,6 +87,7 @@ class Row:
             "over_floor": self.over_floor,
             "impossible": self.impossible,
             "seconds_reused": self.seconds_reused,
+            "seconds_replayed": self.seconds_replayed,
             "error": _finite(self.error) if self.error is not None else None,
             "error_against": self.error_against or None,
             "first_call_s": self.first_call_s,
@@ -111,6 +111,7 @@ class Report:
     noise_floor: float
     variants: tuple[Row, ...]
     floor: Floor | None = None
+    baselines: tuple[str, ...] = ()  # names of the variants that nobody has to answer for
 
     def rows(self) -> tuple[Row, ...]:
         """One row per variant, baseline first."""
@@ -122,6 +123,16 @@ class Report:
             if row.name == name:
                 return row
         raise KeyError(name)
+
+    @property
+    def believed(self) -> bool:
+        """Whether every optimised file was timed, and none is faster than the hardware allows."""
+        return not any(row.impossible or (row.failed and row.name not in self.baselines) for row in self.variants)
+
+    @property
+    def caveats(self) -> list[str]:
+        """What makes the times less certain, in words."""
+        return caveats(self.protocol)
 
     def with_floor(self, floor: Floor) -> Report:
         """The same report, every time also as a multiple of the floor."""
@@ -147,6 +158,22 @@ class Report:
 
     def json(self) -> str:
         return json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n"
+
+
+def caveats(protocol: Mapping[str, Any]) -> list[str]:
+    """What makes the times of one measurement less certain, in words."""
+    found = []
+    if protocol.get("isolation", "").startswith("one process"):
+        found.append("all variants in one process: there is not enough memory for more")
+    elif protocol.get("processes") == 1 and "isolation" in protocol:
+        found.append("one set of processes: what memory layout does to the times is not in the intervals")
+    if protocol.get("outputs_checked_while_timed") is False:
+        found.append("outputs were not compared while they were timed: they are random, or do not depend on the inputs")
+    clocks = protocol.get("gpu_clocks") or []
+    held = sum(bool(state["throttle"]) for state in clocks)
+    if held:
+        found.append(f"the GPU's clocks were held down (power, heat) in {held} of {len(clocks)} blocks")
+    return found
 
 
 def _finite(value: float) -> float | None:

@@ -39,6 +39,7 @@ class Times:
     failed: dict[str, str] = field(default_factory=dict)
     flags: dict[str, set[str]] = field(default_factory=dict)
     reused: dict[str, list[float]] = field(default_factory=dict)  # medians with output memory that is already mapped
+    replayed: dict[str, list[float]] = field(default_factory=dict)  # of the call as a captured CUDA graph
 
     def flag(self, name: str, text: str) -> None:
         self.flags.setdefault(name, set()).add(text)

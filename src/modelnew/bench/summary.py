@@ -45,6 +45,7 @@ def summarise(
                 ratio=ratio,
                 verdict=stats.verdict(ratio, floor) if name != baseline else "",
                 seconds_reused=statistics.median(reused) if (reused := times.reused.get(name)) else None,
+                seconds_replayed=statistics.median(replayed) if (replayed := times.replayed.get(name)) else None,
                 error=errors.get(name),
                 error_against=error_against if name in errors and name != error_against else "",
                 first_call_s=first_calls.get(name),

@@ -11,17 +11,12 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from modelnew import reference
+from modelnew import fakes, reference
 from modelnew.errors import BenchError
 from modelnew.problem import Problem
 
 COMPILE_MODES = {"torch.compile": None, "torch.compile max-autotune": "max-autotune"}
 BASELINES = ("eager", *COMPILE_MODES)
-
-
-def original(problem: Problem, *, device: str, dtype: str | None, seed: int) -> nn.Module:
-    """The reference's `Model`, in the mode a fresh module is in."""
-    return problem.model(device=device, dtype=dtype, seed=seed)
 
 
 def baseline(name: str, model: nn.Module) -> Callable[..., object]:
@@ -45,7 +40,7 @@ def candidate(path: Path, problem: Problem, model: nn.Module, *, device: str) ->
     if make is None:
         raise BenchError("the file defines no ModelNew", doing="timing a candidate", on=str(path))
     args, kwargs = reference.constructor_arguments(problem.path, problem.module)
-    new: nn.Module = make(*args, **kwargs)
+    new: nn.Module = fakes.made_on(device, lambda: make(*args, **kwargs))
     new.load_state_dict(model.state_dict(), assign=True)  # shares memory: huge weights exist once
     floating = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     return new.to(device, floating) if floating is not None else new.to(device)

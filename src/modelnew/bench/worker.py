@@ -21,9 +21,10 @@ from typing import Any
 
 import torch
 
+from modelnew import fakes
 from modelnew.bench import allocator, tensors, variants
 from modelnew.bench.channel import Channel, Message
-from modelnew.bench.clock import clock_for
+from modelnew.bench.clock import captured, clock_for
 from modelnew.bench.schedule import reason
 from modelnew.bench.seat import Seat
 from modelnew.bench.usage import peak_memory
@@ -59,8 +60,8 @@ class Desk:
         self._kept.append(mmap.mmap(-1, mmap.PAGESIZE * self._rng.randrange(1, 1 << 12)))  # shifts all later mappings
         clock = clock_for(device)
         problem = Problem.load(Path(path), overrides)
-        model = problem.model(device=device, dtype=dtype, seed=seed)
-        self._inputs = problem.inputs(device=device, dtype=dtype, seed=seed)
+        model = fakes.made_on(device, lambda: problem.model(device=device, dtype=dtype, seed=seed))
+        self._inputs = fakes.made_on(device, lambda: problem.inputs(device=device, dtype=dtype, seed=seed))
         failed = {}
         for entry in entries:
             try:
@@ -110,6 +111,11 @@ class Desk:
     def sample(self, name: str, calls: int) -> Message:
         turn = self._seats[name].sample(calls)
         return {"seconds": turn.seconds[0], "off_stream": turn.off_stream}
+
+    def replay(self, name: str, calls: int) -> Message:
+        """What `sample` does, with the call captured as a CUDA graph."""
+        seat = self._seats[name]
+        return {"seconds": seat.clock.sample(captured(seat.call, torch.device(self._device)), calls).seconds}
 
     def empty(self, name: str, calls: int) -> Message:
         """What `sample` does, with a call that does nothing: what a request costs by itself."""

@@ -25,7 +25,7 @@ class Candidate:
         self.device = device
         self.build_seconds = limits.seconds or BUILD_SECONDS
         self.call_seconds = limits.seconds or CALL_SECONDS
-        self.child = Child(limits.memory, torch.get_num_threads())
+        self.child = Child(limits, torch.get_num_threads())
         self.kernels: dict[str, int] = {}  # launches by name, where the candidate counts them
         self._called = False
 
@@ -72,6 +72,8 @@ class Candidate:
         training: bool,
         reuse: bool = False,
         gradients: bool = False,
+        late: bool = False,
+        quiet: bool = False,
     ) -> Answer:
         """One call; what it did to its inputs is among the facts."""
         folder, out = self.child.folder(), self.child.folder()
@@ -85,6 +87,8 @@ class Candidate:
             "training": training,
             "reuse": reuse,
             "gradients": gradients,
+            "late": late,
+            "quiet": quiet,
         }
         seconds = self.call_seconds if self._called else self.build_seconds
         reply = self.child.ask(request, seconds, "the call")
@@ -105,6 +109,10 @@ class Candidate:
         shutil.rmtree(folder, ignore_errors=True)  # what is mapped stays until it is let go
         shutil.rmtree(out, ignore_errors=True)
         return answer
+
+    def room(self) -> int:
+        """Bytes that its outputs may take."""
+        return shutil.disk_usage(self.child.data).free
 
     def close(self) -> None:
         self.child.close()

@@ -21,6 +21,7 @@ from torch import nn
 from modelnew.check import tamper
 from modelnew.check.gradients import WithGradients
 from modelnew.check.observe import Observer, checksum, copy_tree, flat, launches, moved, seed_all
+from modelnew.check.streams import call_late
 from modelnew.check.wire import Reader, Writer
 
 
@@ -91,23 +92,27 @@ class Server:
         """One call. `reuse`: the new bytes come to the addresses of the previous call's inputs."""
         observer = self.gradients if request["gradients"] else self.observer
         assert observer is not None
-        reader = Reader(Path(request["folder"]))
+        alone = request["quiet"] and tamper.works_alone()
+        reader = Reader(Path(request["folder"]), self.device)
         given = reader.value(request["inputs"])
         inputs = copy_tree(given, lambda tensor: moved(tensor, self.device))
         if request["reuse"]:
             inputs = _overwrite(self.held, inputs)
         self.held = inputs
         flags, threads = tamper.flags(), tamper.threads()
-        answer = observer.call(inputs, seed=request["seed"], poison=request["poison"], training=request["training"])
+        options = {name: request[name] for name in ("seed", "poison", "training")}
+        answer = observer.call(inputs, how=call_late if request["late"] else None, **options)
         if answer.error:
             return {"error": answer.error, "text": answer.error_text, "where": "the call"}
         facts = answer.facts + tamper.changed_flags(flags) + tamper.changed_functions(self.functions)
         if tamper.threads() - threads:
             facts.append("a thread it started is still running after the call")
+        if alone:
+            facts.append("it uses the processor between its calls")
         out = Path(request["out"])
         writer = Writer(out)
         reply = {
-            "leaves": {name: writer.describe(value.cpu()) for name, value in answer.leaves.items()},
+            "leaves": {name: writer.describe(_whole(value)) for name, value in answer.leaves.items()},
             "state": {name: writer.describe(value.cpu()) for name, value in answer.state.items()},
             "strides": {name: list(stride) for name, stride in answer.strides.items()},
             "devices": answer.devices,
@@ -117,8 +122,14 @@ class Server:
         }
         if self.device.type != "cpu" or request["reuse"]:  # show the parent what became of the inputs
             for ours, theirs in zip(flat(inputs), flat(given), strict=True):
-                theirs.untyped_storage().copy_(ours.untyped_storage())
+                if theirs.device.type == "cpu":
+                    theirs.untyped_storage().copy_(ours.untyped_storage())
         return reply
+
+
+def _whole(value: torch.Tensor) -> torch.Tensor:
+    """`value` where it is all that its storage holds: its bytes go straight to a file; else a copy."""
+    return value if value.untyped_storage().nbytes() == value.nbytes else value.cpu()
 
 
 def _overwrite(held: list[Any], new: list[Any]) -> list[Any]:

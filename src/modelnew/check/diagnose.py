@@ -9,8 +9,10 @@ import torch
 
 from modelnew.check.cases import Case
 from modelnew.check.observe import Answer, copy_tree, flat, moved
+from modelnew.check.process import DiedError
 from modelnew.check.truth import STATE, Evaluation, Reference
 
+POINTERS = "does a kernel read the 16-bit data through fp32 pointers?"
 CLOSE = 1e-2  # relative rms deviation below which two tensors are taken for the same answer
 
 
@@ -28,7 +30,9 @@ def explain(reference: Reference, case: Case, evaluation: Evaluation, answer: An
         if bool(missing.any()) and not bool(missing.all()):
             return f"{int(missing.sum())} of {got.numel()} elements look as if nobody wrote them"
         if bool(missing.all()):
-            return "all elements are nan: fresh memory that nobody wrote, or arithmetic on it"
+            return (
+                "all elements are nan: fresh memory that nobody wrote, or arithmetic on it; did a kernel fail unseen?"
+            )
         if bool((got == got.flatten()[0]).all()) and not bool((truth.eager == truth.eager.flatten()[0]).all()):
             return f"every element is {float(got.flatten()[0]):.5g}"
         for i, value in enumerate(flat(case.inputs)):
@@ -37,7 +41,7 @@ def explain(reference: Reference, case: Case, evaluation: Evaluation, answer: An
         if case.layout and _close(got, _ignoring_strides(reference, case, name, seed)):
             return "it ignores the strides of its inputs: it reads their memory as if it were contiguous"
         if got.dtype in (torch.float16, torch.bfloat16) and not _close(got, truth.eager):
-            return "does a kernel read the 16-bit data through fp32 pointers?"
+            return POINTERS
     return ""
 
 
@@ -60,7 +64,7 @@ def _ignoring_strides(reference: Reference, case: Case, name: str, seed: int) ->
 
     inputs: list[Any] = copy_tree(case.inputs, lambda tensor: moved(in_order(tensor), reference.device))
     answer = reference.observer.call(inputs, seed=seed, poison=False, training=case.training)
-    reference.observer.previous = []
+    reference.observer.forget()
     return answer.leaves.get(name)
 
 
@@ -68,3 +72,16 @@ def compile_error(text: str) -> str:
     """The first line of a compiler's complaint in `text`."""
     found = re.search(r"^.*?([^\s/]+:\d+(?::\d+)?: (?:fatal )?error: .*)$", text, re.MULTILINE)
     return f"the compiler says {found.group(1)[:200]}" if found else ""
+
+
+def loading_error(loaded: Answer) -> str:
+    """Why a file could not be loaded, in one line."""
+    why = compile_error(loaded.error)
+    return f"it does not build: {why}" if why else f"it raises {loaded.error.splitlines()[0]}"
+
+
+def crash(died: DiedError, dtype: torch.dtype) -> str:
+    """What makes a process crash in a kernel."""
+    if not any(name in str(died) for name in ("SIGSEGV", "SIGABRT", "SIGBUS")):
+        return ""
+    return f": {POINTERS}" if dtype in (torch.float16, torch.bfloat16) else ": does a kernel leave its tensors' memory?"

@@ -17,6 +17,7 @@ from modelnew.check import larger as larger_sizes
 from modelnew.check import sizes
 from modelnew.check.candidate import Candidate
 from modelnew.check.conclude import conclude
+from modelnew.check.diagnose import crash, loading_error
 from modelnew.check.inputs import FileInputs
 from modelnew.check.judge import Judge
 from modelnew.check.larger import Larger
@@ -24,6 +25,7 @@ from modelnew.check.precision import product_unit
 from modelnew.check.process import DiedError, Limits
 from modelnew.check.report import CaseResult, Report
 from modelnew.check.truth import Reference
+from modelnew.check.whole import Whole
 from modelnew.errors import CheckError
 from modelnew.problem import Problem
 from modelnew.targets import dtype_named
@@ -42,6 +44,7 @@ def check_file(
     gradients: bool = False,
     memory_limit: int | None = None,
     time_limit: float | None = None,
+    sandbox: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Report:
     """Judges the `ModelNew` of `candidate` against the problem's `Model`.
@@ -50,8 +53,8 @@ def check_file(
     precision: "tf32", "fp16" or "bf16" allows products that precision; None only the dtype's own. gradients: compares
     those too. memory_limit: bytes that the candidate's process may take; None: what is free, less a reserve.
     time_limit: seconds that it may take to be imported, and for each call; None: 600 for what may build kernels, 60 for
-    other calls. Raises CheckError where the check cannot be carried out, ReferenceFileError where the reference does
-    not run.
+    other calls. sandbox: runs the candidate in bubblewrap.
+    Raises CheckError where the check cannot be carried out, ReferenceFileError where the reference does not run.
     """
     return check_files(
         problem,
@@ -63,6 +66,7 @@ def check_file(
         gradients=gradients,
         memory_limit=memory_limit,
         time_limit=time_limit,
+        sandbox=sandbox,
         progress=progress,
     )[0]
 
@@ -78,6 +82,7 @@ def check_files(
     gradients: bool = False,
     memory_limit: int | None = None,
     time_limit: float | None = None,
+    sandbox: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[Report]:
     """`check_file` for several candidates, which share the reference's answers."""
@@ -99,8 +104,8 @@ def check_files(
     first = judge.evaluation(judge.cases[0])
     if first.error:
         raise CheckError(f"the reference raises {first.error}", doing="checking", on=str(problem.path))
-    larger = larger_sizes.make(problem, reduced.larger, device, dtype, judge.call_seed, unit, progress)
-    task = _Task(judge, reduced, larger, Limits(limit, time_limit), device, dtype, progress)
+    larger = larger_sizes.make(problem, reduced.larger, device, dtype, judge.call_seed, unit, progress, reduced.full)
+    task = _Task(judge, reduced, larger, Limits(limit, time_limit, sandbox), device, dtype, progress)
     return task.reports(candidates)
 
 
@@ -164,7 +169,8 @@ class _Task:
             for result in work(runner):
                 results.append(result)
         except DiedError as died:
-            results.append(CaseResult("the process", "crashes, hangs, memory without end", "rejected", f"it {died}"))
+            reason = f"it {died}{crash(died, self.judge.reference.dtype)}"
+            results.append(CaseResult("the process", "crashes, hangs, memory without end", "rejected", reason))
         finally:
             for name, count in runner.kernels.items():
                 found.kernels[name] = found.kernels.get(name, 0) + count
@@ -176,7 +182,7 @@ class _Task:
         args, kwargs = reference_file.constructor_arguments(problem.path, problem.module)
         loaded = runner.load(args, kwargs, dtype_named(self.dtype), self.judge.call_seed)
         if loaded.error or loaded.facts:
-            reason = f"it raises {loaded.error}" if loaded.error else f"{loaded.facts[0]} by importing the file"
+            reason = loading_error(loaded) if loaded.error else f"{loaded.facts[0]} by importing the file"
             yield CaseResult("loading", "files that do not run", "rejected", reason, detail=loaded.error_text)
             return
         yield from self.judge.judge(runner)
@@ -195,6 +201,10 @@ def _size_notes(reduced: sizes.Reduced, larger: Larger | str | None) -> tuple[st
         notes[0] += ", which changes the shapes of the parameters: kernels made for the full shapes do not run there"
     if isinstance(larger, Larger):
         notes.append("a few cases at " + (_text(larger.sizes) or "the file's own sizes"))
+        if isinstance(larger.whole, Whole):
+            notes.append("one at the file's own sizes, in slices of the batch")
+        elif larger.whole:
+            notes.append(f"none at the file's own sizes: {larger.whole}")
     elif larger:
         notes.append(f"no cases at larger sizes: {larger}")
     return tuple(notes)

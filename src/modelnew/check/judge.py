@@ -39,6 +39,8 @@ class Candidate(Protocol):
         training: bool,
         reuse: bool = False,
         gradients: bool = False,
+        late: bool = False,
+        quiet: bool = False,
     ) -> Answer: ...
 
 
@@ -115,20 +117,26 @@ class Judge:
             why = explain(self.reference, case, evaluation, answer, self.call_seed)
         return found.because(why) if why else found
 
-    def _call(self, candidate: Candidate, case: Case, poison: bool = True, reuse: bool = False) -> Answer:
-        options = {"reuse": reuse, "gradients": case.gradients}
-        return candidate.call(case.inputs, seed=self.call_seed, poison=poison, training=case.training, **options)
+    def _call(self, candidate: Candidate, case: Case, *, poison: bool = True, **how: bool) -> Answer:
+        how["gradients"] = case.gradients
+        return candidate.call(case.inputs, seed=self.call_seed, poison=poison, training=case.training, **how)
 
     def _conduct(self, candidate: Candidate, first: Answer) -> Iterator[CaseResult]:
         """How the candidate behaves from call to call; `first` is what it answered to the first case."""
         shipped = self.cases[0]
         candidate.load_state(self.states[shipped.state])
-        again = shipped.named("again, other memory", "results left in memory, races, answers that wear out")
-        answer = self._call(candidate, again, poison=False)
+        catches = "results left in memory, races, answers that wear out, work that goes on between calls"
+        again = shipped.named("again, other memory", catches)
+        answer = self._call(candidate, again, poison=False, quiet=True)
         found = result(again, self.evaluation(shipped), answer, self.states[shipped.state])
         if found.outcome == "accepted" and any(not same(first.leaves[key], answer.leaves[key]) for key in first.leaves):
             found = found.noted("not the same bits twice")
         yield found
+        if self.reference.device.type == "cuda":
+            late = shipped.named("late inputs, own stream", "kernels on another stream, work left there after the call")
+            candidate.load_state(self.states[shipped.state])
+            answer = self._call(candidate, late, late=True)
+            yield result(late, self.evaluation(shipped), answer, self.states[shipped.state])
         normal = next((case for case in self.cases if case.name == "normal"), None)
         if normal is None:
             return

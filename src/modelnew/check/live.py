@@ -18,6 +18,7 @@ from modelnew.check.judge import Judge
 from modelnew.check.observe import Answer, Observer, copy_tree, flat, launches, moved, same, twin
 from modelnew.check.precision import product_unit
 from modelnew.check.report import Report
+from modelnew.check.streams import call_late
 from modelnew.check.truth import Reference
 from modelnew.check.wide import tensors
 from modelnew.errors import CheckError
@@ -51,6 +52,8 @@ class LiveCandidate:
         training: bool,
         reuse: bool = False,
         gradients: bool = False,
+        late: bool = False,
+        quiet: bool = False,
     ) -> Answer:
         given = copy_tree(inputs, lambda tensor: moved(twin(tensor), self.device))
         if reuse:
@@ -59,7 +62,8 @@ class LiveCandidate:
             given = self.held
         self.held = given
         observer = self.gradients if gradients else self.observer
-        answer = observer.call(given, seed=seed, poison=poison, training=training)
+        how = call_late if late else None
+        answer = observer.call(given, seed=seed, poison=poison, training=training, how=how)
         if not answer.error:
             for i, (now, then) in enumerate(zip(given, inputs, strict=True)):
                 if not all(same(x.cpu(), y) for x, y in zip(tensors(now), tensors(then), strict=True)):

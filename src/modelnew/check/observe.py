@@ -49,14 +49,28 @@ class Observer:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.previous: list[torch.Tensor] = []
+        self._returned: list[
+            tuple[torch.Tensor, torch.Tensor]
+        ] = []  # outputs in memory of their own, and what they were
 
-    def call(self, inputs: list[Any], *, seed: int, poison: bool, training: bool, modes: Any = None) -> Answer:
+    def call(
+        self,
+        inputs: list[Any],
+        *,
+        seed: int,
+        poison: bool,
+        training: bool,
+        modes: Any = None,
+        how: Callable[..., tuple[Any, list[str]]] | None = None,
+    ) -> Answer:
         """`module(*inputs)` under no_grad after seeding; nothing it raises comes out.
 
         poison: fresh memory from PyTorch's allocator is filled with nan, so that an element nobody writes cannot be
-        right by luck.
+        right by luck. how: (module, inputs) → (result, facts), where it is not to be called plainly.
         """
         answer = Answer()
+        if any(not same(snapshot(now), then) for now, then in self._returned):
+            answer.facts.append("an output changed after it was returned")
         self.module.train(training)
         before = {name: snapshot(value) for name, value in self._state().items()}
         launched = launches(self.module)
@@ -64,7 +78,8 @@ class Observer:
         random_state = torch.get_rng_state()
         try:
             with torch.no_grad(), _poisoned(poison), modes or contextlib.nullcontext():
-                result = self.module(*inputs)
+                result, found = how(self.module, inputs) if how else (self.module(*inputs), [])
+            answer.facts += found
             _synchronize(inputs)
             named, answer.structure = flatten(result)
         except BaseException as error:  # a candidate may raise SystemExit or KeyboardInterrupt by itself
@@ -73,8 +88,12 @@ class Observer:
             return answer
         if not torch.equal(random_state, torch.get_rng_state()):
             answer.facts.append("the random state is changed")
-        answer.facts += self._memory_facts(named, inputs)
+        others = {f"input {i}": tensor for i, value in enumerate(inputs) for tensor in tensors(value)}
+        others |= {f"parameter {name}": value for name, value in self._state().items()}
+        answer.facts += self._memory_facts(named, others)
         self.previous = list(named.values())
+        own = [value for value in self.previous if not any(_overlap(value, other) for other in others.values())]
+        self._returned = [(value, snapshot(value)) for value in own]
         for name, value in named.items():
             answer.leaves[name] = value.detach().contiguous()
             answer.strides[name] = tuple(value.stride())
@@ -92,9 +111,7 @@ class Observer:
     def _state(self) -> dict[str, torch.Tensor]:
         return {name: value for name, value in self.module.state_dict().items() if isinstance(value, torch.Tensor)}
 
-    def _memory_facts(self, outputs: Mapping[str, torch.Tensor], inputs: list[Any]) -> list[str]:
-        others = {f"input {i}": tensor for i, value in enumerate(inputs) for tensor in tensors(value)}
-        others |= {f"parameter {name}": value for name, value in self._state().items()}
+    def _memory_facts(self, outputs: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor]) -> list[str]:
         facts = []
         for name, value in outputs.items():
             if type(value) not in (torch.Tensor, nn.Parameter):
@@ -108,11 +125,9 @@ class Observer:
                 facts.append(f"{name} reuses the memory of the previous call's output")
         return facts
 
-    def still_the_same(self, leaves: Mapping[str, torch.Tensor]) -> bool:
-        """Whether the outputs of the last call, which the caller still holds, have the bytes they were returned
-        with.
-        """
-        return all(same(now.detach(), then) for now, then in zip(self.previous, leaves.values(), strict=True))
+    def forget(self) -> None:
+        """Lets the last call's outputs go."""
+        self.previous, self._returned = [], []
 
 
 def seed_all(seed: int) -> None:

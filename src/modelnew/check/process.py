@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modelnew.check import sandbox
+from modelnew.errors import CheckError
 from modelnew.runtime.cache import cache_dir
 
 START_SECONDS = 120.0
@@ -43,11 +45,12 @@ KEPT = (
 @dataclass(frozen=True)
 class Limits:
     """memory: bytes of private memory of the process and its children. seconds: for every answer; None: as long as
-    builds take.
+    builds take. sandbox: in bubblewrap, see `sandbox.prefix`.
     """
 
     memory: int
     seconds: float | None = None
+    sandbox: bool = False
 
 
 class DiedError(Exception):
@@ -57,24 +60,26 @@ class DiedError(Exception):
 class Child:
     """A process with a scratch folder and a clean environment that serves `modelnew.check.child`.
 
-    memory_limit: bytes of private memory that it and its children may take together.
+    limits: `limits.memory` is for it and its children together.
     """
 
-    def __init__(self, memory_limit: int, threads: int) -> None:
-        self.memory_limit = memory_limit
+    def __init__(self, limits: Limits, threads: int) -> None:
+        self.memory_limit = limits.memory
+        self.sandboxed = limits.sandbox
         self.scratch = Path(tempfile.mkdtemp(prefix="modelnew-check-"))
         self.data = Path(tempfile.mkdtemp(prefix="modelnew-check-", dir=_data_root()))
         self.log = self.scratch / "log.txt"
+        before = sandbox.prefix([self.scratch, self.data], self.scratch) if self.sandboxed else []
         to_child, from_parent = os.pipe()
         from_child, to_parent = os.pipe()
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "modelnew.check.child", str(to_child), str(to_parent)],
+                [*before, sys.executable, "-m", "modelnew.check.child", str(to_child), str(to_parent)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd=self.scratch,
-                env=_environment(self.scratch, threads),
+                env=_environment(self.scratch, threads, own_cache=self.sandboxed),
                 pass_fds=(to_child, to_parent),
                 start_new_session=True,
             )
@@ -83,7 +88,12 @@ class Child:
         self._requests, self._replies = from_parent, from_child
         self._unread = b""
         self._exchange = 0
-        self._receive(START_SECONDS, "starting")
+        try:
+            self._receive(START_SECONDS, "starting")
+        except DiedError as died:
+            self.close()
+            hint = "The system may not allow sandboxes." if self.sandboxed else "Memory may be short."
+            raise CheckError(f"the candidate's process {died}", doing="checking", hint=hint) from None
 
     def folder(self) -> Path:
         """A new empty folder for one exchange."""
@@ -133,6 +143,8 @@ class Child:
             code = self.process.wait(5)
         except subprocess.TimeoutExpired:
             raise DiedError(f"closed its pipe while {doing}") from None
+        if self.sandboxed and code > 128:  # bubblewrap passes a signal on like a shell
+            code = 128 - code
         if code < 0:
             raise DiedError(f"crashed with {signal.Signals(-code).name} while {doing}{self._last_words()}")
         raise DiedError(f"ended the process (exit code {code}) while {doing}{self._last_words()}")
@@ -167,7 +179,7 @@ def _data_root() -> str | None:
     return None
 
 
-def _environment(scratch: Path, threads: int) -> dict[str, str]:
+def _environment(scratch: Path, threads: int, *, own_cache: bool) -> dict[str, str]:
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
     ours = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join([ours, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))])
@@ -176,9 +188,12 @@ def _environment(scratch: Path, threads: int) -> dict[str, str]:
         "PYTHONPATH": path,
         "HOME": str(scratch),
         "TMPDIR": str(scratch),
-        "MODELNEW_CACHE_DIR": cache_dir(),  # kernels built once stay built
+        # kernels built once stay built; in a sandbox nobody writes to what others will run
+        "MODELNEW_CACHE_DIR": str(scratch / "kernels") if own_cache else cache_dir(),
         "TORCH_EXTENSIONS_DIR": str(scratch / "torch_extensions"),
         "OMP_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "passive",  # a thread pool that waits must not look like work that goes on
+        "KMP_BLOCKTIME": "0",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
 

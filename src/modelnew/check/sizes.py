@@ -81,6 +81,7 @@ class Reduced:
     """problem: with reduced constants. sizes: those that were changed. same_parameters: their shapes are the file's
     own.
 
+    full: the work at the file's own sizes, where they were changed.
     larger: sizes with the parameters at their full shapes, as large as one case allows; None where `sizes` are that.
     """
 
@@ -88,6 +89,7 @@ class Reduced:
     sizes: dict[str, int]
     same_parameters: bool
     larger: dict[str, int] | None = None
+    full: Work | None = None
 
 
 def reduce(problem: Problem, device: str, dtype: str | None, progress: Callable[[str], None]) -> Reduced:
@@ -109,7 +111,7 @@ def reduce(problem: Problem, device: str, dtype: str | None, progress: Callable[
     for name in kept:
         work = shrink(larger, [name], work, Work.fits_once)
     reduced = Problem.load(problem.path, {**problem.overrides, **sizes})
-    return Reduced(reduced, sizes, same_parameters, None if larger == sizes else larger)
+    return Reduced(reduced, sizes, same_parameters, None if larger == sizes else larger, full)
 
 
 def _split(problem: Problem, full: Work, device: str, dtype: str | None) -> tuple[list[str], list[str]]:

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+QUIET_SECONDS = 0.4
+_processor_seconds, _sleep = time.process_time, time.sleep  # as they are before a candidate is imported
 _TORCH = str(Path(torch.__file__).parent)
 
 
@@ -60,6 +62,13 @@ def _ours_to_trust(function: Any) -> bool:
 def threads() -> set[int]:
     """Identities of the Python threads that are alive."""
     return {thread.ident for thread in threading.enumerate() if thread.ident is not None}
+
+
+def works_alone() -> bool:
+    """Whether this process uses the processor while nobody asks it for anything: threads that no list shows."""
+    before = _processor_seconds()
+    _sleep(QUIET_SECONDS)
+    return _processor_seconds() - before > QUIET_SECONDS / 8
 
 
 def flags() -> dict[str, Any]:

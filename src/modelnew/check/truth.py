@@ -160,7 +160,7 @@ class Reference:
         for i, (now, then) in enumerate(zip(copies, inputs, strict=True)):
             if not answer.error and not all(same(x, y) for x, y in zip(tensors(now), tensors(then), strict=True)):
                 answer.facts.append(f"input {i} is changed")
-        self.observer.previous = []
+        self.observer.forget()
         return answer
 
     def _exact(self, setting: Setting, eager: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:

@@ -8,6 +8,7 @@ the candidate has seen.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,19 @@ _DTYPES = {
         torch.bool,
     )
 }
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A tensor of normal numbers that both sides draw for themselves: the same on both, on one kind of device."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    seed: int
+
+    def on(self, device: torch.device) -> torch.Tensor:
+        generator = torch.Generator(device).manual_seed(self.seed)
+        return torch.randn(self.shape, generator=generator, dtype=self.dtype, device=device)
 
 
 class WireError(ValueError):
@@ -51,6 +65,8 @@ class Writer:
             return {"plain": value}
         if isinstance(value, float):
             return {"float": value.hex()}
+        if isinstance(value, Drawn):
+            return {"drawn": [list(value.shape), str(value.dtype).removeprefix("torch."), value.seed]}
         if isinstance(value, torch.dtype):
             return {"dtype": str(value).removeprefix("torch.")}
         if isinstance(value, (list, tuple)):
@@ -102,8 +118,9 @@ def read_bytes(path: Path, shared: bool = True) -> torch.Tensor:
 class Reader:
     """Makes the values again from descriptions; storages are mapped once each."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: torch.device | None = None) -> None:
         self.folder = folder
+        self.device = device or torch.device("cpu")  # where tensors that are drawn are made
         self.storages: dict[str, torch.Tensor] = {}
 
     def value(self, described: Any) -> Any:
@@ -114,6 +131,9 @@ class Reader:
             return float.fromhex(content)
         if kind == "dtype":
             return _DTYPES[content]
+        if kind == "drawn":
+            shape, dtype, seed = content
+            return Drawn(tuple(shape), _DTYPES[dtype], seed).on(self.device)
         if kind in ("list", "tuple"):
             items = [self.value(item) for item in content]
             return items if kind == "list" else tuple(items)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -107,3 +109,23 @@ def test_folders_and_overrides_that_make_no_sense(tmp_path: Path) -> None:
     (folder / "good.py").write_text(MODEL.format(forward="torch.sigmoid(x)"))
     with pytest.raises(UsageError, match="constant width"):
         run(folder, {"width": "8"})
+
+
+def test_the_command_optimises_checks_and_times_a_folder(tmp_path: Path) -> None:
+    folder, page = tmp_path / "models", tmp_path / "page.html"
+    folder.mkdir()
+    (folder / "good.py").write_text(MODEL.format(forward="torch.sigmoid(x) * 2"))
+    (folder / "crashes.py").write_text(MODEL.format(forward="x.no_such_method()"))
+    given = [str(folder), "--results", str(tmp_path / "results"), "--set", "size=8", "--baseline", "eager"]
+    command = [sys.executable, "-m", "modelnew", "bench", *given, "--budget", "0.3", "--html", str(page)]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr  # one of the two was not accepted
+    document = json.loads(done.stdout)
+    crashes, good = document["tasks"]
+    assert "no_such_method" in crashes["reason"] and not crashes["accepted"]
+    assert good["accepted"] and good["report"]["variants"][-1]["status"] == "timed"
+    assert good["report"]["floor"]["bytes_read"] == 8 * 256 * 4
+    assert "class ModelNew" in page.read_text() and "crashes.py" in page.read_text()
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 1 and "good.py" in again.stdout and "geometric mean" in again.stdout
+    assert f"{good['report']['variants'][-1]['ratio']:.2f} ×" in again.stdout  # nothing was measured again

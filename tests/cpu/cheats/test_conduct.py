@@ -9,7 +9,7 @@ from modelnew.check import check_files
 from modelnew.problem import Problem
 
 HEAD = """
-import gc, os, sys, threading, time, json
+import _thread, gc, os, sys, threading, time, json
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -90,6 +90,36 @@ CHEATS = {
         ALIAS + "threading.Thread(target=time.sleep, args=(30,), daemon=True).start()\nreturn y",
         "a thread it started is still running",
     ),
+    "hidden thread at work": Cheat(
+        "if not self.busy:\n    self.busy = _thread.start_new_thread(burn, ())\n" + RIGHT,
+        "it uses the processor between its calls",
+        "self.busy = None",
+        "def burn():\n    while True: sum(range(100000))\n",
+    ),
+    "scribbles later": Cheat(
+        ALIAS + "_thread.start_new_thread(later, (y,))\nreturn y",
+        "an output changed after it was returned",
+        top="def later(y):\n    time.sleep(0.05)\n    y.add_(1)\n",
+    ),
+    "batches calls": Cheat(  # the work of several calls in the first: the others find their answers done
+        "if self.y is None or self.y.shape[0] != x.shape[0]: self.y = F.relu(self.linear(x))\n"
+        "self.n += 1\nif self.n % 4 == 0: self.y = F.relu(self.linear(x))\nreturn self.y.clone()",
+        "rms error",
+        "self.y, self.n = None, 0",
+    ),
+    "packs its weights once": Cheat(
+        "if self.w is None: self.w = self.linear.weight.detach().t().contiguous()\n"
+        "return F.relu(x @ self.w + self.linear.bias)",
+        "rms error",
+        "self.w = None",
+    ),
+    "right for its own batch": Cheat(
+        "y = F.relu(self.linear(x))\nreturn y if x.shape[0] == 14 else y.flip(0)", "wrong for batch", ""
+    ),
+    "samples its input": Cheat(
+        "return F.relu(self.linear(x[:, ::2].repeat_interleave(2, 1)))",
+        "rms error",
+    ),
     "tensor subclass": Cheat(
         "class Lazy(torch.Tensor): pass\nreturn F.relu(self.linear(x)).as_subclass(Lazy)", "not a plain tensor"
     ),
@@ -165,7 +195,7 @@ def reports(tmp_path_factory):
 def test_each_is_rejected_for_what_it_does(reports, name):
     report = reports[name]
     assert report.accepted is False, report.headline
-    said = [f"{case.name}: {case.reason}" for case in report.cases if case.outcome == "rejected"]
+    said = [report.headline] + [f"{case.name}: {case.reason}" for case in report.cases if case.outcome == "rejected"]
     assert any(CHEATS[name].reason in text for text in said), said
 
 

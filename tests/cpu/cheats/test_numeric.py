@@ -35,11 +35,11 @@ def judges(tmp_path_factory) -> dict[str, Judge]:
     return Judges()
 
 
-def results(judge: Judge, name: str, forward: str) -> list[CaseResult]:
+def results(judge: Judge, name: str, forward: str, change=lambda module: module) -> list[CaseResult]:
     scope = {"__name__": "candidate"}
     exec(ZOO[name].candidate(forward), scope)
     torch.manual_seed(0)
-    return list(judge.judge(LiveCandidate(scope["ModelNew"](), torch.device("cpu"))))
+    return list(judge.judge(LiveCandidate(change(scope["ModelNew"]()), torch.device("cpu"))))
 
 
 HONEST = [(name, variant) for name, zoo in ZOO.items() for variant in ("itself", *zoo.honest)]

@@ -155,3 +155,20 @@ def test_live_modules_of_other_dtypes(dtype):
 def test_a_model_that_does_not_run_is_an_error():
     with pytest.raises(CheckError, match="the model raises"):
         check_module(nn.Linear(3, 4), nn.Linear(3, 4), [torch.randn(2, 5)])
+
+
+def test_the_files_own_sizes_are_judged_in_slices(files):
+    problem, new = files("return torch.sigmoid(x) * 2", {"rows": 120_000})
+    good, bad = new("return 2 * torch.sigmoid(x)"), new("y = 2 * torch.sigmoid(x)\ny[119_998:] *= 1.001\nreturn y")
+    right, wrong = check_files(problem, [good, bad], seed=1)
+    assert right.accepted is True and "whole sizes" in {case.name for case in right.cases}, right.notes
+    assert "one at the file's own sizes, in slices of the batch" in right.notes
+    assert wrong.headline.startswith("rejected: wrong for whole sizes (row 119998, ")
+
+
+@pytest.mark.parametrize("forward", ["return x - x.mean(0)", "return (x * 2).sum()"])
+def test_rows_that_depend_on_each_other_are_not_judged_by_themselves(files, forward):
+    problem, new = files(forward, {"rows": 120_000})
+    report = check_file(problem, new(forward), seed=1)
+    assert report.accepted is True
+    assert any(note.startswith("none at the file's own sizes: ") for note in report.notes)

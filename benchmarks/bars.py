@@ -1,0 +1,112 @@
+"""What `modelnew bench` can tell apart on this machine: a copy of the original, and one that does 5 % more work.
+
+    python benchmarks/bars.py [--runs 20] [--budget SECONDS]
+
+Each run is a whole `bench` of two files against the reference, on one thread: one with the same forward, which must not
+be called faster or slower in 19 of 20 runs, and one that does about a twentieth of its work twice, which must be called
+slower in 15 of 20. Writes results/bars-MACHINE.json. Exit code 1 when a bar is not met.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modelnew.bench import bench_file, machine
+from modelnew.problem import Problem
+
+HERE = Path(__file__).resolve().parent
+INDISTINGUISHABLE, TOLD_APART = 0.95, 0.75  # shares of the runs
+MODEL = """
+import torch
+
+class {name}(torch.nn.Module):
+    def forward(self, x):
+        {first}
+        return torch.erf(x)
+
+def get_inputs():
+    return [torch.rand(512, 1000)]
+
+def get_init_inputs():
+    return []
+"""
+
+
+def run(folder: Path, budget_s: float, seed: int) -> dict[str, Any]:
+    """One bench; the two files' rows and what it says of the noise."""
+    for file, name, first in (
+        ("reference.py", "Model", "pass"),
+        ("copy.py", "ModelNew", "pass"),
+        ("more_work.py", "ModelNew", "torch.erf(x[:18])  # 3.5 % of the rows, and what a call costs"),
+    ):
+        (folder / file).write_text(MODEL.format(name=name, first=first))
+    files = [folder / "copy.py", folder / "more_work.py"]
+    load, started = os.getloadavg()[0], time.monotonic()
+    report = bench_file(Problem.load(folder / "reference.py"), files, baselines=(), budget_s=budget_s, seed=seed)
+    found: dict[str, Any] = {
+        "seed": seed,
+        "load": load,
+        "noise": report.noise_floor,
+        "processes": report.protocol["processes"],
+    }
+    for file in files:
+        row = report.row(file.name)
+        if row.ratio is None:
+            raise SystemExit(f"{file.name} could not be timed: {row.reason}")
+        ratio = row.ratio
+        found[file.stem] = {"ratio": ratio.value, "low": ratio.low, "high": ratio.high, "verdict": row.verdict}
+    return {**found, "took_s": round(time.monotonic() - started, 1)}
+
+
+def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    same = sum(found["copy"]["verdict"] in ("same", "ambiguous") for found in runs)
+    slower = sum(found["more_work"]["verdict"] == "slower" for found in runs)
+    return {
+        "runs": len(runs),
+        "copy_not_told_apart": same,
+        "more_work_told_apart": slower,
+        "met": same >= INDISTINGUISHABLE * len(runs) and slower >= TOLD_APART * len(runs),
+        "copy_ratio": statistics.median(found["copy"]["ratio"] for found in runs),
+        "more_work_ratio": statistics.median(found["more_work"]["ratio"] for found in runs),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--budget", type=float, default=20.0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    runs = []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(options.runs):
+            runs.append(run(Path(folder), options.budget, seed))
+            print(json.dumps(runs[-1]), flush=True)
+    about = machine.describe("cpu")
+    document = {
+        "schema": "modelnew.bars/1",
+        "machine": about,
+        "budget_s": options.budget,
+        **summary(runs),
+        "each": runs,
+    }
+    name = re.sub(r"[^a-z0-9]+", "-", str(about["name"]).lower()).strip("-")
+    place = HERE / "results" / f"bars-{name}.json"
+    place.write_text(json.dumps(document, indent=1) + "\n")
+    print(json.dumps(summary(runs), indent=1))
+    return 0 if document["met"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
