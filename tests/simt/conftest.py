@@ -14,8 +14,7 @@ def program() -> Iterator[Callable[[str], Program]]:
     def get(name: str) -> Program:
         if name not in running:
             programs.wait_for(name)
-            source, define = programs.BUILDS[name]
-            running[name] = Program(source, [define])
+            running[name] = Program(*programs.defined(name))
         return running[name]
 
     yield get

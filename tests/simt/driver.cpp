@@ -93,6 +93,11 @@ void serve() {
   }
   std::vector<int64_t> plan(static_cast<size_t>(read_number()));
   read_bytes(plan.data(), plan.size() * sizeof(int64_t));
+  const size_t workspace = static_cast<size_t>(read_number());
+  if (workspace) {
+    buffers.push_back(allocate(workspace, 0));
+    plan.push_back(reinterpret_cast<int64_t>(buffers.back().data));
+  }
   arguments.push_back(reinterpret_cast<int64_t>(plan.data()));
   arguments.push_back(0);  // the default stream
 
@@ -106,7 +111,7 @@ void serve() {
         written[i] - (static_cast<int64_t>(buffers[i].bytes) - static_cast<int64_t>(simt_unwritten(buffers[i].data)));
     if (missing) said = "output " + std::to_string(i) + ": " + std::to_string(missing) + " bytes were not written";
   }
-  for (size_t i = outputs; i < buffers.size(); ++i)
+  for (size_t i = outputs; i < outputs + inputs; ++i)
     if (memcmp(buffers[i].data, buffers[i].before.data(), buffers[i].bytes))
       said = "input " + std::to_string(i - outputs) + " was changed";
   if (simt::allocations) said = "memory for partial results was not given back";

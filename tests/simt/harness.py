@@ -1,7 +1,7 @@
 """Runs generated CUDA source on the CPU, thread by thread, under AddressSanitizer and UBSan.
 
     program = Program(cuda_source, ["MN_T=float"])
-    program.launch("sigmoid", [y], [x], plan.numbers)      # fills y; raises SimtError
+    program.launch("launch_sigmoid", [y], [x], plan)      # fills y; raises SimtError
 
 Tensors are torch tensors or numpy arrays in CPU memory, of any strides; they keep their place within a cache line.
 """
@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from modelnew.runtime.layout import Plan
 
 HERE = Path(__file__).parent
 DEVICE = HERE.parents[1] / "src" / "modelnew" / "device"
@@ -74,11 +76,9 @@ class Program:
     ) -> None:
         self.environment = {**os.environ, **environment}
         self.process: subprocess.Popen[bytes] | None = None
-        self.path = build(source, defines, device)
+        self.command: list[str | Path] = [build(source, defines, device)]
 
-    def launch(
-        self, name: str, outputs: Sequence[Any], inputs: Sequence[Any], plan: Sequence[int], order: int = 0
-    ) -> None:
+    def launch(self, name: str, outputs: Sequence[Any], inputs: Sequence[Any], plan: Plan, order: int = 0) -> None:
         """Calls launcher `name`. `order`: which threads run first (see ORDERS).
 
         Raises SimtError: the launch failed, a sanitizer found something, an output byte was written twice or never, an
@@ -91,7 +91,8 @@ class Program:
             request.append(struct.pack("<3q", span, pointer % 512, written))
         for pointer, span, _ in spans[len(outputs) :]:
             request += [struct.pack("<2q", span, pointer % 512), ctypes.string_at(pointer, span)]
-        request.append(struct.pack(f"<{len(plan) + 1}q", len(plan), *plan))
+        numbers = plan.numbers
+        request.append(struct.pack(f"<{len(numbers) + 2}q", len(numbers), *numbers, plan.workspace))
         replies = self._ask(b"".join(request), [span for _, span, _ in spans[: len(outputs)]])
         for (pointer, span, _), reply in zip(spans, replies, strict=False):
             ctypes.memmove(pointer, reply, span)
@@ -99,7 +100,7 @@ class Program:
     def _ask(self, request: bytes, sizes: Sequence[int]) -> list[bytes]:
         if self.process is None:
             self.process = subprocess.Popen(
-                [self.path],
+                self.command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -68,7 +68,7 @@ def _in_orders(
 ) -> None:
     first: list[bytes] = []
     for order in orders:
-        program.launch("launch_" + name, outputs, inputs, plan.numbers, order)
+        program.launch("launch_" + name, outputs, inputs, plan, order)
         got = [each.tobytes() for each in outputs]
         assert not first or got == first, f"thread order {order} gives other results: {plan}"
         first = got

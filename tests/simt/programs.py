@@ -1,6 +1,7 @@
 """The kernels that the SIMT tests run: bodies as the renderer writes them, for the storage type MN_T."""
 
 import os
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -113,17 +114,24 @@ BUILDS = {
     "norm double": (NORM, "MN_T=double"),
 }
 
-_builders = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1))
+_builders = ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1))
 _started: dict[str, "Future[Path]"] = {}
 
 
-def start_builds() -> None:
+def defined(name: str) -> tuple[str, list[str]]:
+    """Source and macros of a program."""
+    source, define = BUILDS[name]
+    return source, [define]
+
+
+def start_builds(with_compiler: Callable[[str, list[str]], Path] = build) -> None:
     """All compilers at once, as many as there are cores; a test waits for its own program only."""
-    for name, (source, define) in BUILDS.items():
-        if name not in _started:
-            _started[name] = _builders.submit(build, source, [define])
+    for name in BUILDS:
+        key = f"{with_compiler.__module__} {name}"
+        if key not in _started:
+            _started[key] = _builders.submit(with_compiler, *defined(name))
 
 
-def wait_for(name: str) -> None:
-    start_builds()
-    _started[name].result()
+def wait_for(name: str, with_compiler: Callable[[str, list[str]], Path] = build) -> None:
+    start_builds(with_compiler)
+    _started[f"{with_compiler.__module__} {name}"].result()

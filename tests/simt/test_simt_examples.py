@@ -30,7 +30,7 @@ def test_example(example, tmp_path, monkeypatch):
             )
             patch.setitem(space, names["_planner"], lambda device: cuda)
             plan = kernel.plan(tensors)
-        program.launch(f"launch_{kernel.name}", outputs, list(tensors), plan.numbers)
+        program.launch(f"launch_{kernel.name}", outputs, list(tensors), plan)
         for made, wanted in zip(outputs, expected, strict=True):
             assert torch.allclose(made, wanted, rtol=1e-5, atol=1e-6, equal_nan=True), kernel.name
         launched.append(kernel.name)

@@ -57,26 +57,30 @@ class Guard:
 
         Plain tensor arguments that were accepted before are recognised by what a look at each costs least.
         """
-        tensors: Sequence[torch.Tensor] = arguments
-        if not self.flat or any([type(argument) is not torch.Tensor for argument in arguments]):
+        signature: Any = ()
+        if self.flat:
+            for t in arguments:  # the first thing of every call: a comprehension takes longer
+                if type(t) is not _TENSOR:
+                    break
+                signature += (t.dtype, t.device, t.shape, t.layout, t.is_neg())
+        if self.flat and len(signature) == 5 * len(arguments):
+            tensors: Sequence[torch.Tensor] = arguments
+        else:
             tensors = []
             try:
                 _gather(arguments, self.arguments, tensors)
             except _Mismatch:
                 return False
-        signature = tuple([(t.dtype, t.device, t.shape, t.layout) for t in tensors])
+            signature = tuple([part for t in tensors for part in (t.dtype, t.device, t.shape, t.layout, t.is_neg())])
         if signature not in self.accepted:
             if not self._accepts(tensors):
                 return False
             self.accepted.add(signature)
-        return bool(
-            module.covered
-            and _plain_execution()
-            and not (torch.is_grad_enabled() and _records(module, tensors))
-            and not any([tensor.is_neg() for tensor in tensors])
-            and not (self.training and self._in_another_mode(module))
-            and (not module._modules or self._hooked_as_captured(module))
-        )
+        if not module.covered or not _plain_execution() or (_GRAD_ENABLED() and _records(module, tensors)):
+            return False
+        if self.training and self._in_another_mode(module):
+            return False
+        return not module._modules or self._hooked_as_captured(module)
 
     def _in_another_mode(self, module: torch.nn.Module) -> bool:
         return any([_attribute(module, path).training is not mode for path, mode in self.training.items()])
@@ -99,7 +103,7 @@ class Guard:
         working: Optional[torch.dtype] = None
         sizes: dict[str, int] = {}
         for leaf, tensor in zip(leaves, tensors):
-            if tensor.layout is not torch.strided:
+            if tensor.layout is not torch.strided or tensor.is_neg():
                 return False
             if leaf.dtype == "T":
                 working = working or tensor.dtype
@@ -178,6 +182,9 @@ def _nothing() -> int:
     return 0
 
 
+_TENSOR = torch.Tensor
+_GRAD_ENABLED = torch.is_grad_enabled
+_TRACING = torch._C._is_tracing
 _DISPATCH_MODES = getattr(torch._C, "_len_torch_dispatch_stack", _nothing)
 _TRANSFORMS = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", _nothing)
 _ANY_AUTOCAST = getattr(torch._C, "_is_any_autocast_enabled", None)
@@ -186,7 +193,7 @@ _COMPILING = getattr(getattr(torch, "compiler", None), "is_compiling", _nothing)
 
 def _plain_execution() -> bool:
     """No autocast, tracing, vmap, compilation or dispatch mode: things that want to see PyTorch's own ops."""
-    if _DISPATCH_MODES() or _TRANSFORMS() or _COMPILING() or torch._C._get_tracing_state():
+    if _DISPATCH_MODES() or _TRANSFORMS() or _COMPILING() or _TRACING():
         return False
     if _ANY_AUTOCAST is not None:
         return not _ANY_AUTOCAST()

@@ -107,12 +107,14 @@ class Kernel:
         self.calls = 0
 
     def __call__(self, *tensors: torch.Tensor) -> Any:
-        key = tuple([(t.dtype, t.device, t.shape, t.stride()) for t in tensors])
+        key: Any = ()
+        for t in tensors:  # the first thing of every call: a comprehension takes longer
+            key += (t.dtype, t.device, t.shape, t.stride())
         launch = self.launches.get(key)
         if launch is None:
             launch = self.launches[key] = self._prepare(tensors)
         self.calls += 1
-        return launch(tensors)
+        return launch(*tensors)
 
     def after(
         self,
@@ -167,14 +169,14 @@ class Kernel:
         if 0 in sizes:
             if any(sizes[axis] == 0 for axis in self.reduced):
                 raise Uncovered("rows of no elements")
-            return _launcher(made, device, None, None, None)
+            return _launcher(made, tensors, None, None, None)
         plan = self._plan(sizes, tensors, shapes, strides, working)
         library = self.owner.library(device.type, working)
         function = getattr(library, "launch_" + self.name)
         function.argtypes = [ctypes.c_void_p] * (len(self.outputs) + len(self.inputs) + 1) + [ctypes.c_int64]
         function.restype = ctypes.c_int
         numbers = (ctypes.c_int64 * len(plan.numbers))(*plan.numbers)
-        return _launcher(made, device, _with_workspace(function, plan, device), numbers, self._fail)
+        return _launcher(made, tensors, _with_workspace(function, plan, device), numbers, self._fail)
 
     def _prepare_product(
         self, product: Any, x: torch.Tensor, weight: torch.Tensor, others: Sequence[torch.Tensor]
@@ -250,10 +252,7 @@ class Kernel:
     def _sizes(self, tensors: Sequence[torch.Tensor]) -> list[int]:
         """The size of each axis of the domain."""
         if self.any_rank:
-            try:
-                return list(torch.broadcast_shapes(*[tensor.shape for tensor in tensors]))
-            except RuntimeError:
-                raise Uncovered("shapes that do not broadcast") from None
+            return _broadcast_sizes([tensor.shape for tensor in tensors])
         sizes: list[int] = [-1] * self.rank
         for operand, tensor in zip(self.inputs, tensors):
             if len(operand.axes) != tensor.dim():
@@ -461,39 +460,78 @@ def _itemsize(dtype: torch.dtype) -> int:
     return torch.empty((), dtype=dtype).element_size()
 
 
+def _broadcast_sizes(shapes: "Sequence[Sequence[int]]") -> list[int]:
+    """`torch.broadcast_shapes` would import SymPy, which takes longer than everything else before a first launch."""
+    sizes = [1] * max(len(shape) for shape in shapes)
+    for shape in shapes:
+        for dim, size in enumerate(shape, start=len(sizes) - len(shape)):
+            if size != 1 and sizes[dim] not in (1, size):
+                raise Uncovered("shapes that do not broadcast")
+            sizes[dim] = sizes[dim] if size == 1 else size
+    return sizes
+
+
 def _broadcast_strides(tensor: torch.Tensor, rank: int) -> "tuple[int, ...]":
     walked = [0 if size == 1 else stride for size, stride in zip(tensor.shape, tensor.stride())]
     return (0,) * (rank - len(walked)) + tuple(walked)
 
 
-def _launcher(made: "list[_Made]", device: torch.device, function: Any, numbers: Any, fail: Any) -> Callable[..., Any]:
-    """A function of the input tensors that allocates the outputs, runs `function`, and returns them.
+def _launcher(
+    made: "list[_Made]", tensors: Sequence[torch.Tensor], function: Any, numbers: Any, fail: Any
+) -> Callable[..., Any]:
+    """A function of input tensors like `tensors` that allocates the outputs, runs `function`, and returns them.
 
     It is the whole cost of a call on the host, so it does nothing else; `function` None: there is nothing to compute.
     """
+    device = tensors[0].device
     queue = _queue(device)
-    if len(made) == 1:
-        shape, strides, dtype = made[0]
+    makers = [_maker(entry, tensors) for entry in made]
 
-        def one(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-            output = torch.empty_strided(shape, strides, dtype=dtype, device=device)
-            if function is not None:
-                code = function(output.data_ptr(), *[t.data_ptr() for t in tensors], numbers, queue())
-                if code:
-                    fail(code, tensors)
-            return output
-
-        return one
-
-    def several(tensors: Sequence[torch.Tensor]) -> "tuple[torch.Tensor, ...]":
-        outputs = tuple([torch.empty_strided(s, strides, dtype=d, device=device) for s, strides, d in made])
+    def several(*given: torch.Tensor) -> "tuple[torch.Tensor, ...]":
+        outputs = tuple([make(given) for make in makers])
         if function is not None:
-            code = function(*[t.data_ptr() for t in (*outputs, *tensors)], numbers, queue())
+            code = function(*[t.data_ptr() for t in (*outputs, *given)], numbers, queue())
             if code:
-                fail(code, tensors)
+                fail(code, given)
         return outputs
 
-    return several
+    if len(made) > 1 or function is None:
+        return several if len(made) > 1 else lambda *given: several(*given)[0]
+    (make,) = makers
+
+    def one(*given: torch.Tensor) -> torch.Tensor:
+        output = make(given)
+        code = function(output.data_ptr(), *[t.data_ptr() for t in given], numbers, queue())
+        if code:
+            fail(code, given)
+        return output
+
+    def one_of_one(given: torch.Tensor) -> torch.Tensor:
+        output = empty_like(given)
+        code = function(output.data_ptr(), given.data_ptr(), numbers, queue())
+        if code:
+            fail(code, (given,))
+        return output
+
+    empty_like = torch.empty_like
+    return one_of_one if len(tensors) == 1 and _like(made[0], tensors) == 0 else one
+
+
+def _maker(made: _Made, tensors: Sequence[torch.Tensor]) -> "Callable[[Sequence[torch.Tensor]], torch.Tensor]":
+    """Allocates an output, in the way that takes least time, given the inputs of a call."""
+    like, device = _like(made, tensors), tensors[0].device
+    if like is not None:
+        return lambda given: torch.empty_like(given[like])
+    return lambda given: torch.empty_strided(made.shape, made.strides, dtype=made.dtype, device=device)
+
+
+def _like(made: _Made, tensors: Sequence[torch.Tensor]) -> Optional[int]:
+    """The input that `empty_like` makes such an output from; None where there is none."""
+    for number, tensor in enumerate(tensors):
+        same = tensor.dtype == made.dtype and tensor.shape == made.shape
+        if same and torch.empty_like(tensor, device="meta").stride() == made.strides:
+            return number
+    return None
 
 
 def _with_workspace(function: Any, plan: Plan, device: torch.device) -> Callable[..., int]:

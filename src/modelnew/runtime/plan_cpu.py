@@ -11,7 +11,8 @@ from modelnew.runtime.layout import Layout, Plan, RowLayout
 _FLAT, _BLOCKS, _STREAM = 0, 1, 256
 _WHOLE, _SPLIT, _COLUMNS = 0, 1, 2
 _TILE = 1024  # elements of a tile: `tile_elements` in device/cpu/tiles.h
-_GRAIN = 4096  # elements that are worth a thread
+_GRAIN = 4096  # elements of rows that are worth a thread
+_POINTWISE_GRAIN = 16384  # and of pointwise kernels: waking a thread takes as long as this many cheap ones
 _SHORT = 256  # below this many elements in the innermost dim, several runs share a tile
 _TURNED = 128  # rows of a block that is read across: so many neighbours are fetched in one go
 _KEPT = 1 << 20  # bytes of a row that a thread keeps in its memory
@@ -76,7 +77,7 @@ def _block_shape(rows: int, columns: int, turned: bool) -> tuple[int, int]:
 def _numbers(
     kind: int, elements: int, sizes: tuple[int, ...], strides: tuple[tuple[int, ...], ...], height: int, width: int
 ) -> tuple[int, ...]:
-    numbers = [kind, 0, elements, len(sizes), 0, _GRAIN, height, width, *sizes]
+    numbers = [kind, 0, elements, len(sizes), 0, _POINTWISE_GRAIN, height, width, *sizes]
     for operand in strides:
         numbers += operand
     return tuple(numbers)

@@ -16,8 +16,9 @@ _PITCH = 65
 _HELD = 64  # bytes of a row that a thread holds in registers, as computed (rows.cuh)
 _PARTIAL = 48  # bytes of a partial result (group.cuh)
 _SCRATCH = 2 * 32 * _PARTIAL + 2 * 16 * _PARTIAL  # shared memory of a block's and a cluster's partial results
-_LARGEST_CLUSTER = 8  # that every device with clusters grants
-_MOST_THREADS = 512  # of a block (rows_chunks.cuh, rows_registers.cuh)
+_MOST_THREADS = 512  # of a row in registers (rows_registers.cuh)
+_OVERLAPPING = 4  # rows that must be worked on at a time where a row's stages wait for each other all over the device
+_THREADS = 256  # of a block of any other row program; two blocks fit on a multiprocessor (rows_chunks.cuh)
 
 
 class Device(NamedTuple):
@@ -30,8 +31,9 @@ class Device(NamedTuple):
     l2_bytes: int
 
     @property
-    def clusters(self) -> bool:
-        return self.capability >= (9, 0)
+    def largest_cluster(self) -> int:
+        """Blocks; more than 8 are granted by data-centre devices only."""
+        return 1 if self.capability < (9, 0) else 16 if self.capability[0] in (9, 10) else 8
 
 
 def plan_pointwise(layout: Layout, device: Device) -> Plan:
@@ -85,7 +87,7 @@ class _Row(NamedTuple):
     loaded: int  # bytes per element that are loaded and differ from row to row
     computed: int  # bytes per element of the values that the body would like to keep
     sweeps: int
-    limit: int  # bytes of shared memory that a block may keep
+    limit: int  # bytes of shared memory that a block may keep, so that two fit on a multiprocessor: one loads, one stores
 
 
 def plan_rows(layout: RowLayout, device: Device) -> Plan:
@@ -111,7 +113,7 @@ def _describe(layout: RowLayout, device: Device) -> _Row:
     widest = max((layout.itemsizes[k] for k in inputs), default=4)
     loaded = sum(layout.itemsizes[k] for k in own)
     computed = max(0, layout.on_chip - sum(max(4, layout.itemsizes[k]) for k in varying))
-    limit = device.shared_per_block - _SCRATCH
+    limit = device.shared_per_block // 2 - 1024 - _SCRATCH
     return _Row(
         layout.rows, layout.row_size, 16 // widest, _HELD // max(4, widest), loaded, computed, layout.sweeps, limit
     )
@@ -150,36 +152,38 @@ def _whole_blocks(layout: RowLayout, row: _Row, device: Device) -> Plan:
     """Rows too long for registers: on chip in one block, a cluster, or many blocks; or read again in every sweep."""
     loaded = row.size * row.loaded
     again = row.sweeps > 1
+    resident = (1 if row.vector > 4 else 2) * device.sms  # blocks, for certain (rows_chunks.cuh)
     # as many as give all of the device work, while each has a few vectors per thread
-    blocks = min(device.sms // row.rows, row.size // (4 * _MOST_THREADS * row.vector))
+    blocks = min(resident // row.rows, row.size // (4 * _THREADS * row.vector))
     on_chip = -(-loaded // row.limit)  # blocks whose shared memory holds the row
-    while on_chip <= device.sms and not _kept(row, on_chip):
+    while on_chip <= resident and not _kept(row, on_chip):
         on_chip += 1
-    if again and on_chip > 1 and on_chip <= device.sms:
-        cluster = _power_of_two(on_chip)
-        if device.clusters and cluster <= _LARGEST_CLUSTER and blocks <= cluster:
-            kept = _kept(row, cluster)
-            why = f"{_kilobytes(loaded)} per row on chip in a cluster of {cluster} blocks: one read"
-            return _plan("cluster", _CLUSTER, layout, device, _MOST_THREADS, kept, cluster, why)
+    cluster = _power_of_two(on_chip)
+    if again and 1 < cluster <= device.largest_cluster and blocks <= cluster:
+        kept = _kept(row, cluster)
+        why = f"{_kilobytes(loaded)} per row on chip in a cluster of {cluster} blocks: one read"
+        return _plan("cluster", _CLUSTER, layout, device, _THREADS, kept, cluster, why)
+    if again and 1 < on_chip <= resident // _OVERLAPPING:
         blocks = max(blocks, on_chip)
     if blocks > 1:
         kept = _kept(row, blocks) if again else 0
-        teams = min(row.rows, device.sms // blocks)
+        teams = min(row.rows, resident // blocks)
         read = "one read" if kept or not again else f"{row.sweeps} reads"
         why = f"{blocks} blocks per row, {teams} rows at a time: {read}"
-        return _plan("grid", _GRID, layout, device, _MOST_THREADS, kept, blocks + 65536 * teams, why)
+        return _plan("grid", _GRID, layout, device, _THREADS, kept, blocks + 65536 * teams, why)
     kept = _kept(row, 1) if again else 0
-    threads = _MOST_THREADS if kept > row.limit // 2 or row.size >= 16384 else 256
+    # a reduction that only reads needs many vectors per thread more than many threads
+    threads = _THREADS if again else min(_THREADS, max(32, _power_of_two(row.size // (8 * row.vector))))
     where = f"{_kilobytes(loaded)} on chip, one read" if kept or not again else f"{row.sweeps} reads"
     return _plan("block", _BLOCK, layout, device, threads, kept, 1, f"a block of {threads} threads per row, {where}")
 
 
 def _kept(row: _Row, blocks: int) -> int:
     """Bytes per block for what is kept, + 1 if the computed values are too; 0 where the loads do not fit."""
-    step = _MOST_THREADS * row.vector  # elements
+    step = _THREADS * row.vector  # elements
     share = -(-(row.size + row.vector) // (blocks * step)) * step
     loaded, computed = share * row.loaded, share * (row.loaded + row.computed)
-    if computed <= row.limit // 2 and row.computed:
+    if computed <= row.limit and row.computed:
         return computed + 1
     return loaded if loaded <= row.limit else 0
 
@@ -187,18 +191,21 @@ def _kept(row: _Row, blocks: int) -> int:
 def _side_by_side(layout: RowLayout, row: _Row, device: Device, neighbours: bool) -> Plan:
     """Neighbouring rows in neighbouring lanes. Without neighbours in memory: one row per block, element by element."""
     run = layout.outer[-1] if neighbours else 1  # rows that follow each other in memory
-    across = min(256, _power_of_two(run), 32)
-    while across < 256 and across < run and 256 // across * 8 > row.size:
+    across = min(_THREADS, _power_of_two(run), 32)
+    # more of them where rows are short; and, for reductions that keep nothing, where the device has work nevertheless
+    while across < min(_THREADS, run) and (
+        _THREADS // across * 8 > row.size or (row.sweeps == 1 and row.rows >= 16 * across * device.sms)
+    ):
         across *= 2
-    along = 256 // across
+    along = _THREADS // across
     groups = -(-row.rows // across)
-    limit = device.shared_per_block // 2 - 1024 - 256 * _PARTIAL - _SCRATCH  # two blocks on an SM
+    limit = device.shared_per_block // 2 - 1024 - _THREADS * _PARTIAL - _SCRATCH  # two blocks on an SM
     blocks = max(1, min(2 * device.sms // groups, row.size // (along * 64)))
     teams = min(groups, 2 * device.sms // blocks) if blocks > 1 else 0
     steps = -(-row.size // (along * blocks))
     kept = 0
     if row.sweeps > 1:
-        computed, loaded = steps * 256 * (row.loaded + row.computed), steps * 256 * row.loaded
+        computed, loaded = steps * _THREADS * (row.loaded + row.computed), steps * _THREADS * row.loaded
         kept = computed + 1 if row.computed and computed <= limit else loaded if loaded <= limit else 0
     where = "one read" if kept or row.sweeps == 1 else f"{row.sweeps} reads"
     what = (

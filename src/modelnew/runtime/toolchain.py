@@ -15,8 +15,8 @@ import torch
 
 # Hidden but for what a kernel exports: two kernels may hold inline functions of the same name that differ.
 # Without the two -fno flags gcc keeps comparisons and roots apart from its vectors, for the sake of traps and errno that nobody
-# looks at; results are the same bits. Without -fno-tree-pre it sees a branch in every clamp to a constant, computes what follows for
-# that constant beforehand, and selects at each step.
+# looks at; results are the same bits. Without -fno-tree-pre it takes a clamp to a constant for a branch, works out beforehand what
+# follows for that constant, and selects at every step.
 CPU_FLAGS = (
     "-O3",
     "-march=native",
@@ -28,7 +28,8 @@ CPU_FLAGS = (
     "-fno-math-errno",
     "-fno-tree-pre",
 )
-CUDA_FLAGS = ("-O3", "-std=c++17", "-Xcompiler", "-fvisibility=hidden")
+# Products and sums are rounded as they are written, as on the CPU: the library's compensated sums depend on it.
+CUDA_FLAGS = ("-O3", "-std=c++17", "-fmad=false", "-Xcompiler", "-fvisibility=hidden")
 GET_CXX = "install g++ (apt-get install g++, or conda install gxx), or set CXX"
 GET_CUDA = "install the CUDA toolkit, or pip install nvidia-cuda-nvcc nvidia-cuda-runtime nvidia-cuda-cccl"
 

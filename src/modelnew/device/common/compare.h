@@ -39,7 +39,7 @@ MN_FN C where(bool condition, C a, C b) {
 template <class C>
 MN_FN C maximum(C a, C b) {
   if constexpr (std::is_floating_point<C>::value) {
-    return ((a > b) | (a != a)) ? a : b;
+    return b != b ? b : !(a <= b) ? a : b;
   } else {
     return a > b ? a : b;
   }
@@ -48,7 +48,7 @@ MN_FN C maximum(C a, C b) {
 template <class C>
 MN_FN C minimum(C a, C b) {
   if constexpr (std::is_floating_point<C>::value) {
-    return ((a < b) | (a != a)) ? a : b;
+    return b != b ? b : !(a >= b) ? a : b;
   } else {
     return a < b ? a : b;
   }

@@ -1,4 +1,4 @@
-// What every launch on the CPU does: the queue, error codes, threads, scratch memory, pages of fresh outputs.
+// What every launch on the CPU does: the queue, error codes, threads, scratch memory.
 #pragma once
 
 #include <omp.h>
@@ -7,10 +7,6 @@
 #include <atomic>
 #include <memory>
 #include <new>
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 #include "common/core.h"
 
@@ -64,20 +60,6 @@ inline void parallel(int64_t threads, int64_t count, const F& f) {
     const range mine = part_of(count, omp_get_thread_num(), omp_get_num_threads());
     f(mine.begin, mine.end);
   }
-}
-
-// Huge pages for a large output that has not been touched yet: page faults would cost more than the stores.
-inline void prepare_output(void* data, int64_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr uintptr_t page = uintptr_t(2) << 20;
-  if (bytes < static_cast<int64_t>(2 * page)) return;
-  const uintptr_t first = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
-  const uintptr_t last = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) / page * page;
-  if (first < last)
-    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // a hint: failure costs only time
-#else
-  (void)data, (void)bytes;
-#endif
 }
 
 // Memory that a thread keeps from launch to launch, so that its pages are touched once: a stack that is only rewound.

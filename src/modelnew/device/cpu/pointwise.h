@@ -31,6 +31,7 @@ struct pointwise_launch<Body, types<Outs...>, types<Ins...>> {
   const int64_t* sizes;
   const int64_t* strides;
   bool stream;
+  std::array<fresh_pages, outputs> fresh;
 
   // A thread's tiles: a few KB per operand, on its stack.
   struct ports {
@@ -47,7 +48,7 @@ struct pointwise_launch<Body, types<Outs...>, types<Ins...>> {
 
   template <size_t... O, size_t... I>
   void open(ports& p, [[maybe_unused]] int64_t largest_tile, detail::indices<O...>, detail::indices<I...>) const {
-    ((get<O>(p.out).base = static_cast<Outs*>(outs[O])), ...);
+    (get<O>(p.out).open(outs[O], fresh[O]), ...);
     (get<I>(p.in).open(ins[I], fixed(outputs + I), largest_tile), ...);
   }
 
@@ -63,13 +64,35 @@ struct pointwise_launch<Body, types<Outs...>, types<Ins...>> {
     }
   }
 
+  // The same with stores past the cache, n a multiple of stream_lanes.
+  template <size_t... O, size_t... I, class... To, class... From>
+  MN_FN static void compute_lanes(int64_t n, detail::indices<O...>, pack<To*...> to,
+                                  [[maybe_unused]] pack<From*...> from, detail::indices<I...>) {
+    const Body body{};
+    for (int64_t i = 0; i < n; i += stream_lanes) {
+      pack<lanes_of<To>...> computed;
+#pragma omp simd
+      for (int64_t l = 0; l < stream_lanes; ++l) {
+        const auto results = as_pack(body(get<I>(from)[i + l]...));
+        ((get<O>(computed).value[l] = cast<To>(get<O>(results))), ...);
+      }
+      (stream_lanes_out(get<O>(computed), get<O>(to) + i), ...);
+    }
+  }
+
   // One tile: `at` is the offset of its first element and `shape` its extent and strides, per operand.
   template <size_t... O, size_t... I>
   void tile(ports& p, const int64_t* at, const block* shape, detail::indices<O...>, detail::indices<I...>) const {
-    const auto to = values(get<O>(p.out).place(at[O], shape[O], stream)...);
+    const bool lanes = stream && (get<O>(p.out).takes_lanes(at[O], shape[O]) && ...), later = stream && !lanes;
+    const auto to = values(get<O>(p.out).place(at[O], shape[O], later)...);
     const auto from = values(get<I>(p.in).fetch(at[outputs + I], shape[outputs + I])...);
-    compute(shape[0].rows * shape[0].columns, out_indices{}, to, from, in_indices{});
-    (get<O>(p.out).commit(get<O>(to), at[O], shape[O], stream), ...);
+    const int64_t n = shape[0].rows * shape[0].columns;
+    if (lanes) {
+      compute_lanes(n, out_indices{}, to, from, in_indices{});
+    } else {
+      compute(n, out_indices{}, to, from, in_indices{});
+      (get<O>(p.out).commit(get<O>(to), at[O], shape[O], later), ...);
+    }
   }
 
   void flat_part(int64_t begin, int64_t end) const {
@@ -114,13 +137,7 @@ struct pointwise_launch<Body, types<Outs...>, types<Ins...>> {
     }
   }
 
-  template <size_t... O>
-  void prepare_outputs(detail::indices<O...>) const {
-    (prepare_output(outs[O], plan.elements * static_cast<int64_t>(sizeof(Outs))), ...);
-  }
-
   int run(int64_t threads) const {
-    prepare_outputs(out_indices{});
     const int64_t worth = (plan.elements + plan.a - 1) / plan.a;
     const int64_t most = threads < worth ? threads : worth;
     switch (plan.kind & ~pointwise_kind::stream_bit) {
@@ -157,7 +174,10 @@ inline int pointwise(std::array<void*, Outs::size> outs, std::array<const void*,
   memcpy(&head, plan, sizeof(head));
   const int64_t* sizes = plan + 8;
   const bool stream = (head.kind & pointwise_kind::stream_bit) != 0;
-  return detail::pointwise_launch<Body, Outs, Ins>{outs, ins, head, sizes, sizes + head.rank, stream}.run(q.threads);
+  const auto fresh = detail::prepare_outputs(outs, Outs{}, indices_to<Outs::size>{},
+                                             [&](size_t, int64_t item) { return head.elements * item; });
+  return detail::pointwise_launch<Body, Outs, Ins>{outs, ins, head, sizes, sizes + head.rank, stream, fresh}.run(
+      q.threads);
 }
 
 }  // namespace mn

@@ -1,6 +1,9 @@
 // What a thread sees of an operand, tile by tile.
 #pragma once
 
+#include <array>
+
+#include "cpu/pages.h"
 #include "cpu/tiles.h"
 
 namespace mn {
@@ -32,9 +35,20 @@ template <class S>
 struct output_port {
   using V = std::conditional_t<is_16bit_float<S>, float, S>;  // what the tile holds
   S* base;
+  page_walk pages;
   alignas(64) V copy[tile_elements];
 
+  void open(void* data, fresh_pages fresh) {
+    base = static_cast<S*>(data);
+    pages.open(fresh);
+  }
+  // Whether a loop over lanes may stream this tile as it is computed.
+  bool takes_lanes(int64_t offset, const block& b) const {
+    return std::is_same<S, V>::value && sizeof(S) >= 4 && b.contiguous() && b.rows * b.columns % stream_lanes == 0 &&
+           reinterpret_cast<uintptr_t>(base + offset) % 64 == 0;
+  }
   V* place(int64_t offset, const block& b, bool stream) {
+    pages.before(base + offset, base + offset + (b.rows - 1) * b.row_stride + b.columns);
     if constexpr (std::is_same<S, V>::value) {
       if (b.contiguous() && !stream) return base + offset;
     }
@@ -44,5 +58,14 @@ struct output_port {
     if (tile == copy) store_block(copy, b, stream, base + offset);
   }
 };
+
+namespace detail {
+// Huge pages under the outputs, each of its own number of bytes.
+template <class... Outs, size_t... O, class Bytes>
+inline std::array<fresh_pages, sizeof...(Outs)> prepare_outputs(const std::array<void*, sizeof...(Outs)>& outs,
+                                                                types<Outs...>, indices<O...>, const Bytes& bytes) {
+  return {{ask_huge_pages(outs[O], bytes(O, static_cast<int64_t>(sizeof(Outs))))...}};
+}
+}  // namespace detail
 
 }  // namespace mn

@@ -125,7 +125,7 @@ MN_FN auto column_element(const lazy<F, H...>& handle, const pack<View...>& view
 template <class... Outs, class... Ins, size_t... O, size_t... I>
 inline void open_columns(column_block<types<Outs...>, types<Ins...>>& b, const std::array<void*, sizeof...(Outs)>& outs,
                          const std::array<const void*, sizeof...(Ins)>& ins, indices<O...>, indices<I...>) {
-  ((get<O>(b.out).base = static_cast<Outs*>(outs[O])), ...);
+  (get<O>(b.out).open(outs[O], fresh_pages{}), ...);
   ((get<I>(b.in).base = static_cast<const Ins*>(ins[I])), ...);
 }
 

@@ -65,6 +65,8 @@ class row_cursor {
     seek();
   }
   int64_t at(size_t k) const { return at_[k]; }
+  // Where the next row begins, as far as adding tells; otherwise where this one does.
+  int64_t ahead(size_t k) const { return left_ > 1 ? at_[k] + step_[k] : at_[k]; }
   void next() {
     ++row_;
     if (--left_ == 0) {

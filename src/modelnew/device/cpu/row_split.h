@@ -16,9 +16,11 @@ class split_row {
   using ports_t = detail::row_ports<Outs, Ins>;
   using outs_t = std::array<void*, Outs::size>;
   using ins_t = std::array<const void*, Ins::size>;
+  using fresh_t = std::array<fresh_pages, Outs::size>;
 
-  split_row(const outs_t& outs, const ins_t& ins, const row_layout& layout, int64_t row, int64_t threads)
-      : outs_(outs), ins_(ins), layout_(layout), threads_(threads), own_(outs, ins, layout) {
+  split_row(const outs_t& outs, const fresh_t& fresh, const ins_t& ins, const row_layout& layout, int64_t row,
+            int64_t threads)
+      : outs_(outs), fresh_(fresh), ins_(ins), layout_(layout), threads_(threads), own_(outs, fresh, ins, layout) {
     tiles_ = own_.tiles.count();
     chunks_ = (tiles_ + tiles_per_chunk - 1) / tiles_per_chunk;
     layout.row_at(row, layout.head.rank, ports_t::operands, own_.row);
@@ -85,8 +87,8 @@ class split_row {
     if (failed_) return;
     const int64_t worth = (tiles_ + layout_.head.a - 1) / layout_.head.a;
     parallel(threads_ < worth ? threads_ : worth, chunks_, [&](int64_t begin, int64_t end) {
-      ports_t ports(outs_, ins_, layout_);
-      for (size_t k = 0; k < ports_t::operands; ++k) ports.row[k] = own_.row[k];
+      ports_t ports(outs_, fresh_, ins_, layout_);
+      for (size_t k = 0; k < ports_t::operands; ++k) ports.row[k] = ports.ahead[k] = own_.row[k];
       for (int64_t c = begin; c < end; ++c) {
         const int64_t first = c * tiles_per_chunk;
         f(ports, c, first, tiles_ - first < tiles_per_chunk ? tiles_ - first : tiles_per_chunk);
@@ -96,6 +98,7 @@ class split_row {
   }
 
   const outs_t& outs_;
+  const fresh_t& fresh_;
   const ins_t& ins_;
   const row_layout& layout_;
   int64_t threads_, tiles_, chunks_;
@@ -104,12 +107,12 @@ class split_row {
 };
 
 template <class Body, class Outs, class Ins>
-inline int run_split(const std::array<void*, Outs::size>& outs, const std::array<const void*, Ins::size>& ins,
-                     const row_layout& layout, int64_t threads) {
+inline int run_split(const std::array<void*, Outs::size>& outs, const std::array<fresh_pages, Outs::size>& fresh,
+                     const std::array<const void*, Ins::size>& ins, const row_layout& layout, int64_t threads) {
   std::atomic<int> result{no_error};
   const auto run = [&](int64_t r, int64_t sharing) {
     scratch::of_thread().rewind();
-    split_row<Outs, Ins> row(outs, ins, layout, r, sharing);
+    split_row<Outs, Ins> row(outs, fresh, ins, layout, r, sharing);
     Body{}(row);
     if (row.failed()) result = out_of_memory;
   };

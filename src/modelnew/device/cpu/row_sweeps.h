@@ -52,20 +52,21 @@ struct row_ports<types<Outs...>, types<Ins...>> {
   row_tiles<operands> tiles;
   bool stream;
   int64_t row[operands];             // offsets of the current row
+  int64_t ahead[operands];           // and of the one that comes next
   bool fetched[sizeof...(Ins) + 1];  // inputs that the current tile already has
   const void* from[sizeof...(Ins) + 1];
   pack<output_port<Outs>...> out;
   pack<input_port<Ins>...> in;
 
-  row_ports(const std::array<void*, outputs>& outs, const std::array<const void*, sizeof...(Ins)>& ins,
-            const row_layout& layout)
+  row_ports(const std::array<void*, outputs>& outs, const std::array<fresh_pages, outputs>& fresh,
+            const std::array<const void*, sizeof...(Ins)>& ins, const row_layout& layout)
       : tiles(layout), stream(layout.stream) {
-    open(outs, ins, indices_to<outputs>{}, indices_to<sizeof...(Ins)>{});
+    open(outs, fresh, ins, indices_to<outputs>{}, indices_to<sizeof...(Ins)>{});
   }
   template <size_t... O, size_t... I>
-  void open(const std::array<void*, outputs>& outs, const std::array<const void*, sizeof...(Ins)>& ins, indices<O...>,
-            indices<I...>) {
-    ((get<O>(out).base = static_cast<Outs*>(outs[O])), ...);
+  void open(const std::array<void*, outputs>& outs, const std::array<fresh_pages, outputs>& fresh,
+            const std::array<const void*, sizeof...(Ins)>& ins, indices<O...>, indices<I...>) {
+    (get<O>(out).open(outs[O], fresh[O]), ...);
     (get<I>(in).open(ins[I], false, 0), ...);
   }
 
@@ -108,9 +109,14 @@ struct row_ports<types<Outs...>, types<Ins...>> {
   MN_FN void write(const View& element, indices<O...>, indices<K...>) {
     const int64_t at[] = {row[O] + tiles.offset(O)...};
     const block shape[] = {tiles.shape(O)...};
-    const auto to = values(get<O>(out).place(at[K], shape[K], stream)...);
-    fill(element, to, indices<K...>{});
-    (get<O>(out).commit(get<K>(to), at[K], shape[K], stream), ...);
+    const bool lanes = stream && (get<O>(out).takes_lanes(at[K], shape[K]) && ...), later = stream && !lanes;
+    const auto to = values(get<O>(out).place(at[K], shape[K], later)...);
+    if (lanes) {
+      fill_lanes(element, to, indices<K...>{});
+    } else {
+      fill(element, to, indices<K...>{});
+      (get<O>(out).commit(get<K>(to), at[K], shape[K], later), ...);
+    }
   }
   template <class View, class... To, size_t... K>
   MN_FN void fill(const View& element, pack<To*...> to, indices<K...>) {
@@ -120,6 +126,52 @@ struct row_ports<types<Outs...>, types<Ins...>> {
       const auto results = as_pack(element[i]);
       ((get<K>(to)[i] = cast<To>(get<K>(results))), ...);
     }
+  }
+
+  // Where the next row has the current tile, so that its first sweep need not wait for memory; where that is not known or
+  // far beyond what the caches hold, a place that costs nothing.
+  template <class S>
+  struct ahead_at {
+    const S* from;
+    int64_t step;
+  };
+  template <class S>
+  ahead_at<S> counterpart(const S* base, size_t k) const {
+    constexpr int64_t most = (int64_t(64) << 10) / static_cast<int64_t>(sizeof(S));
+    if (!tiles.shape(k).contiguous() || tiles.position() >= most) return {base + row[k], 0};
+    return {base + ahead[k] + tiles.offset(k), 1};
+  }
+
+  // f(first element, how many) for stream_lanes elements of the current tile at a time, then for the rest of it; asks for
+  // the next row on the way.
+  template <class F>
+  MN_FN void by_lanes(const F& f) const {
+    by_lanes_of(f, indices_to<sizeof...(Ins)>{});
+  }
+  template <class F, size_t... I>
+  MN_FN void by_lanes_of(const F& f, indices<I...>) const {
+    const int64_t n = tiles.size();
+    [[maybe_unused]] const auto next = values(counterpart(get<I>(in).base, outputs + I)...);
+    int64_t i = 0;
+    for (; i + stream_lanes <= n; i += stream_lanes) {
+      (__builtin_prefetch(get<I>(next).from + i * get<I>(next).step, 0, 2), ...);
+      f(i, stream_lanes);
+    }
+    if (i < n) f(i, n - i);
+  }
+
+  // The same with stores past the cache, for a multiple of stream_lanes elements.
+  template <class View, class... To, size_t... K>
+  MN_FN void fill_lanes(const View& element, pack<To*...> to, indices<K...>) {
+    by_lanes([&](int64_t first, int64_t) __attribute__((always_inline)) {
+      pack<lanes_of<To>...> computed;
+#pragma omp simd
+      for (int64_t l = 0; l < stream_lanes; ++l) {
+        const auto results = as_pack(element[first + l]);
+        ((get<K>(computed).value[l] = cast<To>(get<K>(results))), ...);
+      }
+      (stream_lanes_out(get<K>(computed), get<K>(to) + first), ...);
+    });
   }
 
   template <size_t I>

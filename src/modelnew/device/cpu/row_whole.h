@@ -33,9 +33,10 @@ class whole_row {
     sweep([&] {
       const auto view = ports_.view(element);
       V* to = data + ports_.tiles.position();
-      const int64_t n = ports_.tiles.size();
+      ports_.by_lanes([&](int64_t first, int64_t count) __attribute__((always_inline)) {
 #pragma omp simd
-      for (int64_t i = 0; i < n; ++i) to[i] = view[i];
+        for (int64_t i = first; i < first + count; ++i) to[i] = view[i];
+      });
     });
     return kept<V>{data};
   }
@@ -74,19 +75,19 @@ class whole_row {
 };
 
 template <class Body, class Outs, class Ins>
-inline int run_whole(const std::array<void*, Outs::size>& outs, const std::array<const void*, Ins::size>& ins,
-                     const row_layout& layout, int64_t threads) {
+inline int run_whole(const std::array<void*, Outs::size>& outs, const std::array<fresh_pages, Outs::size>& fresh,
+                     const std::array<const void*, Ins::size>& ins, const row_layout& layout, int64_t threads) {
   using ports_t = detail::row_ports<Outs, Ins>;
   const int64_t size = layout.row_size();
   const int64_t worth = (layout.rows() + layout.head.a - 1) / layout.head.a;
   std::atomic<int> result{no_error};
   parallel(threads < worth ? threads : worth, layout.rows(), [&](int64_t begin, int64_t end) {
-    ports_t ports(outs, ins, layout);
+    ports_t ports(outs, fresh, ins, layout);
     scratch& memory = scratch::of_thread();
     const int64_t tiles = ports.tiles.count();
     row_cursor<ports_t::operands> cursor(layout, begin);
     for (int64_t r = begin; r < end; ++r, cursor.next()) {
-      for (size_t k = 0; k < ports_t::operands; ++k) ports.row[k] = cursor.at(k);
+      for (size_t k = 0; k < ports_t::operands; ++k) ports.row[k] = cursor.at(k), ports.ahead[k] = cursor.ahead(k);
       memory.rewind();
       whole_row<Outs, Ins> row(ports, memory, size, tiles);
       Body{}(row);

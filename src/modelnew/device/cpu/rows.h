@@ -7,29 +7,21 @@
 
 namespace mn {
 
-namespace detail {
-template <class... Outs, size_t... O>
-inline void prepare_row_outputs(const std::array<void*, sizeof...(Outs)>& outs, const row_layout& layout,
-                                types<Outs...>, indices<O...>) {
+template <class Body, class Outs, class Ins>
+inline int rows(std::array<void*, Outs::size> outs, std::array<const void*, Ins::size> ins, const int64_t* plan,
+                queue q) {
+  const row_layout layout(plan);
   const auto bytes = [&](size_t k, int64_t item) {
     bool along = false;
     for (int64_t d = 0; d < layout.head.inner_rank; ++d) along |= layout.inner_stride(k, d) != 0;
     return layout.rows() * (along ? layout.row_size() : 1) * item;
   };
-  (prepare_output(outs[O], bytes(O, static_cast<int64_t>(sizeof(Outs)))), ...);
-}
-}  // namespace detail
-
-template <class Body, class Outs, class Ins>
-inline int rows(std::array<void*, Outs::size> outs, std::array<const void*, Ins::size> ins, const int64_t* plan,
-                queue q) {
-  const row_layout layout(plan);
-  detail::prepare_row_outputs(outs, layout, Outs{}, indices_to<Outs::size>{});
+  const auto fresh = detail::prepare_outputs(outs, Outs{}, indices_to<Outs::size>{}, bytes);
   switch (layout.head.kind & ~row_kind::stream_bit) {
     case row_kind::whole:
-      return run_whole<Body, Outs, Ins>(outs, ins, layout, q.threads);
+      return run_whole<Body, Outs, Ins>(outs, fresh, ins, layout, q.threads);
     case row_kind::split:
-      return run_split<Body, Outs, Ins>(outs, ins, layout, q.threads);
+      return run_split<Body, Outs, Ins>(outs, fresh, ins, layout, q.threads);
     case row_kind::columns:
       return run_columns<Body, Outs, Ins>(outs, ins, layout, q.threads);
     default:

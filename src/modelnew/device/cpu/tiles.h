@@ -73,6 +73,26 @@ inline void stream_out(const void* from, int64_t bytes, void* to) {
   memcpy(target, source, static_cast<size_t>(bytes));
 }
 
+// The same for lanes that a loop has just computed: they need not pass through memory on the way.
+constexpr int64_t stream_lanes = 16;
+template <class S>
+struct alignas(64) lanes_of {
+  S value[stream_lanes];
+};
+template <class S>
+MN_FN void stream_lanes_out(const lanes_of<S>& from, S* to) {
+#if defined(__AVX512F__)
+  for (int64_t i = 0; i < stream_lanes; i += 64 / static_cast<int64_t>(sizeof(S)))
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to + i), _mm512_load_si512(from.value + i));
+#elif defined(__AVX__)
+  for (int64_t i = 0; i < stream_lanes; i += 32 / static_cast<int64_t>(sizeof(S)))
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to + i),
+                        _mm256_load_si256(reinterpret_cast<const __m256i*>(from.value + i)));
+#else
+  stream_out(from.value, sizeof(from.value), to);
+#endif
+}
+
 // Makes streamed stores visible to the threads that wait for this one.
 inline void stream_done() {
 #if defined(__SSE2__)

@@ -47,6 +47,7 @@ struct launch_shape {
   size_t shared_bytes = 0;
   int cluster = 1;
   bool cooperative = false;
+  bool early = false;  // starts when the kernel before it lets it, and waits for that one by itself
 };
 
 // A failed launch leaves its error pending in the runtime; it is taken away, so that nobody else is blamed for it.
@@ -67,7 +68,7 @@ int launch(void (*kernel)(P...), const launch_shape& shape, queue stream, const 
     const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
     if (error != cudaSuccess) return taken(error);
   }
-  cudaLaunchAttribute attributes[2];
+  cudaLaunchAttribute attributes[3];
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(shape.blocks));
   config.blockDim = dim3(static_cast<unsigned>(shape.threads));
@@ -84,6 +85,12 @@ int launch(void (*kernel)(P...), const launch_shape& shape, queue stream, const 
     attributes[config.numAttrs].val.clusterDim.y = 1;
     attributes[config.numAttrs++].val.clusterDim.z = 1;
   }
+#if !defined(MN_SIMT)
+  if (shape.early) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+  }
+#endif
   return taken(cudaLaunchKernelEx(&config, kernel, arguments...));
 }
 

@@ -93,7 +93,7 @@ MN_FN vecs<Outs, V> apply_body(const vecs<Ins, V>& x, int count = V) {
 // Vectors at the same offset in every operand, aligned.
 template <int V, class Outs, class Ins, size_t... I>
 MN_FN vecs<Ins, V> load_inputs(const operands<Outs, Ins>& o, int64_t offset, detail::indices<I...>) {
-  return values(load_aligned<reuse::none, type_at<I, Ins>, V>(o.template input<I>() + offset)...);
+  return values(load_aligned<type_at<I, Ins>, V>(o.template input<I>() + offset)...);
 }
 template <int V, class Outs, class Ins, size_t... O>
 MN_FN void store_outputs(const operands<Outs, Ins>& o, int64_t offset, const vecs<Outs, V>& y, detail::indices<O...>) {

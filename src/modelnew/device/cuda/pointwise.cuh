@@ -61,10 +61,10 @@ struct strided_operands {
   strides<count> stride;
   extent readable[count];
 
-  template <reuse Reuse, size_t I, int V>
+  template <size_t I, int V>
   MN_FN auto load(const int64_t (&offset)[count], int n) const {
     constexpr int k = Outs::size + I;
-    return load_along<Reuse, type_at<I, Ins>, V>(at.template input<I>() + offset[k], stride.at[k][dims.rank - 1], n,
+    return load_along<type_at<I, Ins>, V>(at.template input<I>() + offset[k], stride.at[k][dims.rank - 1], n,
                                                  readable[k]);
   }
   template <size_t O, int V>
@@ -73,7 +73,7 @@ struct strided_operands {
   }
   template <int V, size_t... I>
   MN_FN vecs<Ins, V> load_all(const int64_t (&offset)[count], int n, detail::indices<I...>) const {
-    return values(load<reuse::expected, I, V>(offset, n)...);
+    return values(load<I, V>(offset, n)...);
   }
   template <int V, size_t... O>
   MN_FN void store_all(const int64_t (&offset)[count], int n, const vecs<Outs, V>& y, detail::indices<O...>) const {

@@ -30,16 +30,15 @@ inline auto tensor_map_encoder() {
   return encode;
 }
 
-// A matrix in boxes; those of 128 bytes in a row are swizzled on chip. What is outside reads as 0. `pitch` in bytes.
-inline bool encode_map(CUtensorMap& map, CUtensorMapDataType type, const void* at, int64_t columns, int64_t rows,
-                       int64_t pitch, int box_columns, int box_rows, bool swizzled) {
+// The weight, in boxes of 32 along k by 128 rows, swizzled on chip. What is outside reads as 0.
+inline bool encode_weight(CUtensorMap& map, const float* w, int64_t k, int64_t rows, int64_t stride) {
   const auto encode = tensor_map_encoder();
   if (!encode) return false;
-  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t pitches[] = {static_cast<cuuint64_t>(pitch)};
-  const cuuint32_t box[] = {static_cast<cuuint32_t>(box_columns), static_cast<cuuint32_t>(box_rows)}, steps[] = {1, 1};
-  return encode(&map, type, 2, const_cast<void*>(at), sizes, pitches, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                swizzled ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(k), static_cast<cuuint64_t>(rows)};
+  const cuuint64_t pitches[] = {static_cast<cuuint64_t>(stride) * 4};
+  const cuuint32_t box[] = {product_group, product_rows_per_block}, steps[] = {1, 1};
+  return encode(&map, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 2, const_cast<float*>(w), sizes, pitches, box, steps,
+                CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
@@ -47,7 +46,7 @@ inline bool encode_map(CUtensorMap& map, CUtensorMapDataType type, const void* a
 inline int choose_splits(int64_t units, int64_t clusters, int64_t blocks) {
   int best = 1;
   double least = 1e30;
-  for (int splits = 1; splits <= 16 && splits * 4 <= blocks + 3; ++splits) {
+  for (int splits = 1; splits <= 16 && splits * 8 <= blocks + 7; ++splits) {
     const double time = double(ceil_div(units * splits, clusters)) / splits * (1 + 0.02 * (splits - 1));
     if (time < least) least = time, best = splits;
   }
@@ -109,24 +108,28 @@ int product_tiled(const product_operands<Outs, Ins>& o, float* hints, const int6
   launch_shape where = {0, product_threads};
   where.shared_bytes = layout::template bytes<value_type>();
   where.cluster = cluster;
+  where.early = true;
   constexpr auto kernel = product_tiles<Body, Reduce, Finish, Columns, cluster, Outs, Ins>;
   const int64_t tiles = int64_t(s.n_tiles) * s.m_tiles, clusters = clusters_at_a_time<kernel>(where, plan[1]);
-  s.units = ceil_div(s.n_tiles, cluster) * s.m_tiles;
+  int64_t units = ceil_div(s.n_tiles, cluster) * s.m_tiles;
   s.splits = plan[6] > 0 ? static_cast<int>(plan[6] < s.blocks ? plan[6] : s.blocks)
-                         : choose_splits(s.units, clusters, s.blocks);
-  s.units *= s.splits;
+                         : choose_splits(units, clusters, s.blocks);
+  units *= s.splits;
+  if (units > 0x7fffffff || int64_t(s.blocks) * groups_per_block > 0x7fffffff) return not_covered;
+  s.units = static_cast<unsigned>(units);
 
   product_split<X> split = {};
   split.x = static_cast<const X*>(o.at.in[0]), split.w = static_cast<const float*>(o.at.in[1]);
   split.rows = s.m, split.size = s.k, split.w_rows = s.n;
   split.stride_row = o.stride[x][0], split.stride_k = o.stride[x][1], split.w_stride = o.stride[x + 1][0];
-  split.groups = ceil_div(s.k, product_group);
+  split.groups = int64_t(s.blocks) * groups_per_block;
+  split.tile_rows = Columns;
   split.hints = hints;
   split.counted = (s.splits > 1 ? tiles : 0) + (reduces ? s.m_tiles : 0);
 
   product_workspace places;
-  const int64_t halves = places.place(s.m * split.groups * 128);
-  const int64_t x_unit = places.place(s.m * 4), w_unit = places.place(s.n * 4);
+  const int64_t halves = places.place(int64_t(s.m_tiles) * Columns * split.groups * 128);
+  const int64_t x_unit = places.place(int64_t(s.m_tiles) * Columns * 4), w_unit = places.place(s.n * 4);
   const int64_t counters = places.place(split.counted * 4);
   const int64_t sums = places.place(s.splits > 1 ? tiles * s.splits * (Columns / 2 + 2) * product_workers * 4 : 0);
   const int64_t partials = places.place(reduces ? s.m * s.n_tiles * int64_t(sizeof(partial_words<value_type>)) : 0);
@@ -134,7 +137,8 @@ int product_tiled(const product_operands<Outs, Ins>& o, float* hints, const int6
   cudaError_t error = cudaMallocAsync(&memory, static_cast<size_t>(places.bytes()), stream);
   if (error != cudaSuccess) return taken(error);
   const auto at = [&](int64_t place) { return static_cast<unsigned char*>(memory) + place; };
-  split.halves = reinterpret_cast<uint2*>(at(halves));
+  s.x = at(halves);
+  split.halves = reinterpret_cast<uint4*>(at(halves));
   s.x_unit = split.row_unit = reinterpret_cast<float*>(at(x_unit));
   s.w_unit = split.w_unit = reinterpret_cast<float*>(at(w_unit));
   split.counters = s.tile_counters = reinterpret_cast<uint32_t*>(at(counters));
@@ -142,24 +146,19 @@ int product_tiled(const product_operands<Outs, Ins>& o, float* hints, const int6
   s.sums = reinterpret_cast<float*>(at(sums));
   s.partials = at(partials);
 
-  product_maps maps;
-  const auto w_map = [&](CUtensorMap& map, int columns, bool swizzled) {
-    return encode_map(map, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, split.w, s.k, s.n, split.w_stride * 4, columns,
-                      product_rows_per_block, swizzled);
-  };
+  CUtensorMap w_map;
   int result = not_covered;
-  if (w_map(maps.w, product_group, true) && w_map(maps.w_ahead, groups_per_fetch * product_group, false) &&
-      encode_map(maps.x, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, at(halves), split.groups * 64, s.m, split.groups * 128, 64,
-                 Columns / cluster, true)) {
-    split.parts = split.groups >= 512 ? 8 : split.groups >= 128 ? 2 : 1;
-    launch_shape before = {2 * plan[7] / split.parts, split_threads};
-    if (before.blocks < s.m) before.blocks = s.m < most_blocks / 8 ? s.m : most_blocks / 8;
+  if (encode_weight(w_map, split.w, s.k, s.n, split.w_stride)) {
+    split.parts = split.groups > 512 ? 8 : split.groups > 256 ? 4 : split.groups > 128 ? 2 : 1;
+    launch_shape before = {4 * plan[7] / split.parts, split_threads};
+    const int64_t rows = int64_t(s.m_tiles) * Columns;
+    if (before.blocks < rows) before.blocks = rows < most_blocks / 8 ? rows : most_blocks / 8;
     before.blocks *= split.parts;
     before.shared_bytes = block_group::scratch_bytes + cluster_group::scratch_bytes;
     before.cluster = split.parts;
     result = launch(product_split_rows<X>, before, stream, split);
-    where.blocks = (s.units < clusters ? s.units : clusters) * cluster;
-    if (result == 0) result = launch(kernel, where, stream, maps, s, o);
+    where.blocks = (units < clusters ? units : clusters) * cluster;
+    if (result == 0) result = launch(kernel, where, stream, w_map, s, o);
   }
   cudaFreeAsync(memory, stream);
   return result;

@@ -16,21 +16,31 @@ struct product_operands {
   template <size_t I>
   MN_FN auto input(int64_t m, int64_t n) const {
     constexpr int k = Outs::size + I;
-    return to_compute(load_one<reuse::expected>(at.template input<I>() + m * stride[k][0] + n * stride[k][1]));
+    return to_compute(load_one(at.template input<I>() + m * stride[k][0] + n * stride[k][1]));
   }
+  // Of the body's inputs, those that are the same for all m are what they were at another one.
+  template <size_t I, class V>
+  MN_FN V input_or(int64_t m, int64_t n, V same) const {
+    return stride[Outs::size + I][0] == 0 ? same : input<I>(m, n);
+  }
+  template <size_t... I>
+  MN_FN auto inputs(int64_t m, int64_t n, detail::indices<0, 1, I...>) const {
+    return values(input<I>(m, n)...);
+  }
+  MN_FN auto inputs(int64_t m, int64_t n) const { return inputs(m, n, indices_to<Ins::size>{}); }
   template <class Result, size_t... O>
   MN_FN void put(int64_t m, int64_t n, const Result& result, detail::indices<O...>) const {
     (store_one(at.template output<O>() + m * stride[O][0] + n * stride[O][1],
                to_storage<type_at<O, Outs>>(get<O>(result))),
      ...);
   }
-  template <class Body, size_t... I>
-  MN_FN auto body(float p, int64_t m, int64_t n, detail::indices<0, 1, I...>) const {
-    return Body{}(p, input<I>(m, n)...);
+  template <class Body, class Same, size_t... I>
+  MN_FN auto body(float p, int64_t m, int64_t n, const Same& same, detail::indices<0, 1, I...>) const {
+    return Body{}(p, input_or<I>(m, n, get<I - 2>(same))...);
   }
-  template <class Body>
-  MN_FN auto body(float p, int64_t m, int64_t n) const {
-    return body<Body>(p, m, n, indices_to<Ins::size>{});
+  template <class Body, class Same>
+  MN_FN auto body(float p, int64_t m, int64_t n, const Same& same) const {
+    return body<Body>(p, m, n, same, indices_to<Ins::size>{});
   }
 };
 
@@ -57,15 +67,17 @@ MN_FN constexpr int held_place(int i) { return i / 2 * 4 + i % 2; }
 
 template <class Body, class Outs, class Ins, int N>
 MN_FN void store_sums(const product_operands<Outs, Ins>& o, const held_sums<N>& s) {
+  if (s.column >= s.columns) return;
 #pragma unroll
-  for (int i = 0; i < N; ++i) {
-    const int64_t m = hidden(s.column + held_column(i));
-    if (m >= s.columns) continue;
+  for (int r = 0; r < 2; ++r) {
+    const int64_t n = s.row + 8 * r;
+    if (n >= s.rows) continue;
+    const auto same = o.inputs(s.column, n);
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const int64_t n = hidden(s.row + 8 * r);
-      if (n < s.rows)
-        o.put(m, n, as_pack(o.template body<Body>(s.at[held_place(i) + 2 * r], m, n)), indices_to<Outs::size>{});
+    for (int i = 0; i < N; ++i) {
+      const int64_t m = hidden(s.column + held_column(i));
+      if (m < s.columns)
+        o.put(m, n, as_pack(o.template body<Body>(s.at[held_place(i) + 2 * r], m, n, same)), indices_to<Outs::size>{});
     }
   }
 }
@@ -74,14 +86,16 @@ MN_FN void store_sums(const product_operands<Outs, Ins>& o, const held_sums<N>& 
 template <class Body, class Reduce, class Outs, class Ins, int N>
 MN_FN void reduce_sums(const product_operands<Outs, Ins>& o, const held_sums<N>& s, typename Reduce::type* scratch) {
   const int lane = threadIdx.x % 32;
+  const int64_t m0 = s.column < s.columns ? s.column : 0, last = s.rows - 1;
+  const auto same = o.inputs(m0, s.row < s.rows ? s.row : last), same8 = o.inputs(m0, s.row + 8 < s.rows ? s.row + 8 : last);
 #pragma unroll
   for (int i = 0; i < N; ++i) {
     const int64_t m = hidden(s.column + held_column(i));
     auto value = Reduce::identity();
     if (m < s.columns) {
-      if (s.row < s.rows) value = o.template body<Body>(s.at[held_place(i)], m, s.row);
+      if (s.row < s.rows) value = o.template body<Body>(s.at[held_place(i)], m, s.row, same);
       if (s.row + 8 < s.rows)
-        value = Reduce::combine(value, o.template body<Body>(s.at[held_place(i) + 2], m, s.row + 8));
+        value = Reduce::combine(value, o.template body<Body>(s.at[held_place(i) + 2], m, s.row + 8, same8));
     }
 #pragma unroll
     for (int distance = 4; distance < 32; distance *= 2) value = Reduce::combine(value, shuffle_xor(value, distance));

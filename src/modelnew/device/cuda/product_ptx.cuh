@@ -50,7 +50,7 @@ MN_FN void barrier_wait(uint32_t barrier, uint32_t phase) {
       : "memory");
 }
 
-// A box of a matrix, from (column, row) on, to the same place in every block of the cluster that `blocks` has a bit for.
+// A box of a matrix, from (column, row) on.
 MN_FN void load_box(uint32_t to, const CUtensorMap& map, uint32_t barrier, int column, int row, uint64_t policy) {
   MN_SM90A(
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
@@ -58,17 +58,23 @@ MN_FN void load_box(uint32_t to, const CUtensorMap& map, uint32_t barrier, int c
       "l"(&map), "r"(barrier), "r"(column), "r"(row), "l"(policy)
       : "memory");
 }
-MN_FN void load_box_to(uint16_t blocks, uint32_t to, const CUtensorMap& map, uint32_t barrier, int column, int row,
-                       uint64_t policy) {
-  MN_SM90A(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint"
-      " [%0], [%1, {%3, %4}], [%2], %5, %6;" ::"r"(to),
-      "l"(&map), "r"(barrier), "r"(column), "r"(row), "h"(blocks), "l"(policy)
-      : "memory");
-}
-// A box into L2.
-MN_FN void prefetch_box(const CUtensorMap& map, int column, int row) {
-  MN_SM90A("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(&map), "r"(column), "r"(row) : "memory");
+// Bytes that lie together, a multiple of 16, to the same place in every block of the cluster.
+template <int Cluster>
+MN_FN void load_to_cluster(uint32_t to, const void* from, int bytes, uint32_t barrier, uint64_t policy) {
+  if constexpr (Cluster > 1) {
+    MN_SM90A(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint"
+        " [%0], [%1], %2, [%3], %4, %5;" ::"r"(to),
+        "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(barrier), "h"(static_cast<uint16_t>((1 << Cluster) - 1)),
+        "l"(policy)
+        : "memory");
+  } else {
+    MN_SM90A(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(
+            to),
+        "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(barrier), "l"(policy)
+        : "memory");
+  }
 }
 MN_FN uint64_t keep_policy() {
   uint64_t policy = 0;
@@ -94,18 +100,11 @@ MN_FN void give_registers() {
 MN_FN void barrier_among(int name, int threads) {
   MN_SM90A("bar.sync %0, %1;" ::"r"(name), "r"(threads) : "memory");
 }
-MN_FN bool any_among(int name, int threads, bool value) {
-  int result = value;
-  MN_SM90A(
-      "{\n .reg .pred mine, one;\n"
-      " setp.ne.b32 mine, %0, 0;\n"
-      " bar.red.or.pred one, %1, %2, mine;\n"
-      " selp.b32 %0, 1, 0, one;\n}"
-      : "+r"(result)
-      : "r"(name), "r"(threads)
-      : "memory");
-  return result != 0;
-}
+
+// A kernel may start while the one before it still runs, once all blocks of that one have said so; what that one has
+// written is there after the wait.
+MN_FN void let_next_kernel_start() { MN_SM90A("griddepcontrol.launch_dependents;" ::: "memory"); }
+MN_FN void wait_for_kernel_before() { MN_SM90A("griddepcontrol.wait;" ::: "memory"); }
 
 // Where the second operand of a product begins: rows of 128 bytes, swizzled by 128 bytes, 8 rows after each other.
 MN_FN uint64_t operand_at(uint32_t address) {
@@ -134,7 +133,7 @@ MN_FN void pin(uint32_t (&a)[N]) {
 #define MN_D16(i) MN_D4(i), MN_D4(i + 4), MN_D4(i + 8), MN_D4(i + 12)
 #define MN_A4 "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3])
 
-// d += a · b (d = a · b where not `accumulate`): 64 rows of `a` in registers, 16 halves long; 2 * N rows of `b`.
+// d += a · b (d = a · b where not `accumulate`): 64 rows of `a`, 16 halves long, in registers; 2 * N rows of `b`.
 MN_FN void product64(float (&d)[8], const uint32_t (&a)[4], uint64_t b, int accumulate) {
   MN_SM90A(
       "{\n .reg .pred p;\n setp.ne.b32 p, %13, 0;\n"
@@ -146,8 +145,8 @@ MN_FN void product64(float (&d)[8], const uint32_t (&a)[4], uint64_t b, int accu
 MN_FN void product64(float (&d)[32], const uint32_t (&a)[4], uint64_t b, int accumulate) {
   MN_SM90A(
       "{\n .reg .pred p;\n setp.ne.b32 p, %37, 0;\n"
-      " wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13,"
-      " %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31},"
+      " wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23,  "
+      " %24, %25, %26, %27, %28, %29, %30, %31},"
       " {%32, %33, %34, %35}, %36, p, 1, 1, 0;\n}"
       : MN_D16(0), MN_D16(16)
       : MN_A4, "l"(b), "r"(accumulate));
@@ -155,10 +154,11 @@ MN_FN void product64(float (&d)[32], const uint32_t (&a)[4], uint64_t b, int acc
 MN_FN void product64(float (&d)[64], const uint32_t (&a)[4], uint64_t b, int accumulate) {
   MN_SM90A(
       "{\n .reg .pred p;\n setp.ne.b32 p, %69, 0;\n"
-      " wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13,"
-      " %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35,"
-      " %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57,"
-      " %58, %59, %60, %61, %62, %63}, {%64, %65, %66, %67}, %68, p, 1, 1, 0;\n}"
+      " wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "
+      " %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, "
+      " %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, "
+      " %62, %63},"
+      " {%64, %65, %66, %67}, %68, p, 1, 1, 0;\n}"
       : MN_D16(0), MN_D16(16), MN_D16(32), MN_D16(48)
       : MN_A4, "l"(b), "r"(accumulate));
 }

@@ -1,7 +1,7 @@
 // The product on Hopper's tensor cores. A block has 128 rows of the weight, 64 per warpgroup, times `Columns` rows of x.
 // A third warpgroup brings stages of 32 along k: the weight as it is, and x in halves, to all blocks of the cluster at a
-// time. The weight is split in registers. w · x = high · high + high · low + low · high goes to one accumulator, which is
-// added to fp32 registers every 128 along k: the tensor core truncates, and longer sums would show it.
+// time. The weight is split in registers. w · x = low · high + high · low + high · high goes to one accumulator, which is
+// added to fp32 registers every 32 along k: the tensor core truncates, and longer sums would show it.
 #pragma once
 
 #include "cuda/product_epilogue.cuh"
@@ -11,30 +11,15 @@
 namespace mn {
 
 inline constexpr int product_rows_per_block = 128;
-inline constexpr int groups_per_block = 4;  // of 32 along k: those between two additions to fp32
+inline constexpr int groups_per_block = 2;  // of 32 along k
 inline constexpr int product_k_block = groups_per_block * product_group;
-#ifndef DEPTH
-#define DEPTH 2
-#endif
-inline constexpr int groups_per_stage = DEPTH;  // brought at a time: neighbours in memory, which DRAM likes
-#ifndef AHEAD
-#define AHEAD 8
-#endif
-#ifndef FETCH
-#define FETCH 8
-#endif
-// The weight comes into L2 in longer runs of a row than fit on chip, and earlier: DRAM gives them faster.
-inline constexpr int groups_per_fetch = FETCH;
-inline constexpr int groups_ahead = AHEAD;
-
-struct product_maps {
-  CUtensorMap w, w_ahead, x;
-};
+inline constexpr int groups_per_stage = 2;  // brought at a time: neighbours in memory, which DRAM likes
 
 struct product_shape {
   int64_t m, n, k;
   int blocks, n_tiles, m_tiles, splits;  // blocks: of k
-  int64_t units;                         // of work, for one cluster each: neighbouring tiles of n, one of m, a part of k
+  unsigned units;                        // of work, for one cluster each: neighbouring tiles of n, one of m, a part of k
+  const unsigned char* x;                // in halves
   const float *x_unit, *w_unit;
   float* hints;
   float* sums;                             // of parts of k
@@ -92,54 +77,50 @@ struct product_unit {
   int first, last;  // blocks of k
 };
 template <int Cluster>
-MN_FN product_unit unit_at(const product_shape& s, int64_t index) {
+MN_FN product_unit unit_at(const product_shape& s, unsigned index) {
   product_unit u;
-  u.part = static_cast<int>(index % s.splits);
-  index /= s.splits;
-  u.m_tile = static_cast<int>(index % s.m_tiles);
-  u.n_tile = static_cast<int>(index / s.m_tiles) * Cluster + static_cast<int>(blockIdx.x % Cluster);
+  u.part = static_cast<int>(index % unsigned(s.splits));
+  index /= unsigned(s.splits);
+  u.m_tile = static_cast<int>(index % unsigned(s.m_tiles));
+  u.n_tile = static_cast<int>(index / unsigned(s.m_tiles)) * Cluster + static_cast<int>(blockIdx.x % Cluster);
   u.first = static_cast<int>(int64_t(s.blocks) * u.part / s.splits);
   u.last = static_cast<int>(int64_t(s.blocks) * (u.part + 1) / s.splits);
   return u;
 }
 
 template <int Columns, int Cluster>
-MN_FN void bring_stage(const CUtensorMap& w, const CUtensorMap& x, const product_ring<Columns, Cluster>& ring, int k,
-                       int w_row, int x_row, uint64_t pass, uint64_t keep) {
+MN_FN void bring_stage(const CUtensorMap& w, const unsigned char* x, const product_ring<Columns, Cluster>& ring, int k,
+                       int w_row, uint64_t pass, uint64_t keep) {
   using layout = product_layout<Columns, Cluster>;
-  constexpr int share = Columns / Cluster;  // rows of x that this block brings to all
-  const int rank = blockIdx.x % Cluster;
+  constexpr int share = layout::x_bytes / Cluster;  // of x, that this block brings to all
+  const int first = blockIdx.x % Cluster * share;
   sm90::barrier_wait(ring.empty(), ring.phase ^ 1);
   sm90::barrier_expect(ring.full(), layout::stage_bytes);
 #pragma unroll
   for (int g = 0; g < groups_per_stage; ++g)
     sm90::load_box(ring.base + ring.offset(g), w, ring.full(), (k + g) * product_group, w_row, pass);
 #pragma unroll
-  for (int g = 0; g < groups_per_stage; ++g) {
-    const uint32_t to = ring.base + ring.offset(g) + layout::w_bytes + rank * share * 128;
-    const int column = (k + g) * 2 * product_group;
-    if constexpr (Cluster > 1) {
-      sm90::load_box_to((1 << Cluster) - 1, to, x, ring.full(), column, x_row + rank * share, keep);
-    } else {
-      sm90::load_box(to, x, ring.full(), column, x_row, keep);
-    }
-  }
+  for (int g = 0; g < groups_per_stage; ++g)
+    sm90::load_to_cluster<Cluster>(ring.base + ring.offset(g) + layout::w_bytes + first,
+                                   x + int64_t(k + g) * layout::x_bytes + first, share, ring.full(), keep);
+}
+
+// A thread's first row of the weight in a unit.
+MN_FN int64_t row_of(const product_unit& u) {
+  return int64_t(u.n_tile) * product_rows_per_block + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4;
 }
 
 // Brings what the other warpgroups work on. One thread.
 template <int Columns, int Cluster>
-MN_FN void bring_stages(const product_maps& maps, const product_shape& s, product_ring<Columns, Cluster> ring) {
+MN_FN void bring_stages(const CUtensorMap& w, const product_shape& s, product_ring<Columns, Cluster> ring) {
   const uint64_t keep = sm90::keep_policy(), pass = s.m_tiles > 1 ? keep : sm90::pass_policy();
-  for (int64_t index = blockIdx.x / Cluster; index < s.units; index += gridDim.x / Cluster) {
+  for (unsigned index = blockIdx.x / Cluster; index < s.units; index += gridDim.x / Cluster) {
     const product_unit u = unit_at<Cluster>(s, index);
-    const int w_row = u.n_tile * product_rows_per_block, x_row = u.m_tile * Columns;
+    const int w_row = u.n_tile * product_rows_per_block;
+    const unsigned char* x = s.x + int64_t(u.m_tile) * s.blocks * groups_per_block * product_layout<Columns, Cluster>::x_bytes;
     const int first = u.first * groups_per_block, last = u.last * groups_per_block;
-    int fetched = first;
-    for (int k = first; k < last; k += groups_per_stage, ring.advance()) {
-      for (; u.m_tile == 0 && fetched < last && fetched <= k + groups_ahead; fetched += groups_per_fetch)
-        sm90::prefetch_box(maps.w_ahead, fetched * product_group, w_row);
-      bring_stage<Columns, Cluster>(maps.w, maps.x, ring, k, w_row, x_row, pass, keep);
-    }
+    for (int k = first; k < last; k += groups_per_stage, ring.advance())
+      bring_stage<Columns, Cluster>(w, x, ring, k, w_row, pass, keep);
   }
 }
 
@@ -176,87 +157,109 @@ struct product_weight_rows {
   }
 };
 
-// The products of a group; `x`: address of its halves.
+// The products of a group, whose halves of x are at address `x`. The small ones come first: as long as the sums are
+// small, little is truncated.
 template <int N>
-MN_FN void multiply_group(float (&sums)[N], const product_fragments& w, uint32_t x, bool accumulate) {
+MN_FN void multiply_group(float (&sums)[N], const product_fragments& w, uint32_t x) {
   sm90::products_begin();
 #pragma unroll
   for (int s = 0; s < 2; ++s) {
-    const uint64_t high = sm90::operand_at(x + 32 * s), low = sm90::operand_at(x + 64 + 32 * s);
-    sm90::product64(sums, w.low[s], high, accumulate || s > 0);
-    sm90::product64(sums, w.high[s], low, 1);
-    sm90::product64(sums, w.high[s], high, 1);
+    sm90::product64(sums, w.low[s], sm90::operand_at(x + 32 * s), s > 0);
+    sm90::product64(sums, w.high[s], sm90::operand_at(x + 64 + 32 * s), 1);
   }
+#pragma unroll
+  for (int s = 0; s < 2; ++s) sm90::product64(sums, w.high[s], sm90::operand_at(x + 32 * s), 1);
   sm90::products_commit();
 }
 
-// The sums of a unit, by two warpgroups. While the tensor cores work on a group, the next one is split.
+// A block of k, whose first group's products have been started; with `More`, those of the next block's are at its end.
+// While the tensor cores work on a group, the next one is split.
+template <bool More, int Columns, int Cluster>
+MN_FN void sum_block(float (&sums)[Columns / 2], product_fragments (&w)[2], product_ring<Columns, Cluster>& ring,
+                     const unsigned char* shared, product_weight_rows& rows, float (&total)[Columns / 2]) {
+  using layout = product_layout<Columns, Cluster>;
+#pragma unroll
+  for (int j = 0; j < groups_per_block; ++j) {
+    const bool more = More || j + 1 < groups_per_block;
+    const int next = (j + 1) % groups_per_stage;
+    const uint32_t worked_on = ring.empty();
+    if (next == 0) ring.advance();
+    if (more) {
+      if (next == 0) sm90::barrier_wait(ring.full(), ring.phase);
+      rows.split_group(shared + ring.offset(next), w[(j + 1) % 2]);
+    }
+    sm90::products_wait<0>();
+    sm90::pin(sums);
+    w[j % 2].pin();
+#pragma unroll
+    for (int i = 0; i < Columns / 2; ++i) total[i] += sums[i];
+    if (more) multiply_group(sums, w[(j + 1) % 2], ring.base + ring.offset(next) + layout::w_bytes);
+    if (next == 0) {
+      __syncwarp();
+      if (threadIdx.x % 32 < Cluster) sm90::barrier_arrive(worked_on, threadIdx.x % 32);
+    }
+  }
+}
+
+// A warpgroup's sums of a unit.
 template <int Columns, int Cluster>
 MN_FN void sum_unit(const product_unit& u, product_ring<Columns, Cluster>& ring, const unsigned char* shared,
                     product_weight_rows& rows, float (&total)[Columns / 2]) {
-  using layout = product_layout<Columns, Cluster>;
-  const int lane = threadIdx.x % 32;
   float sums[Columns / 2];
   product_fragments w[2];
 #pragma unroll
   for (int i = 0; i < Columns / 2; ++i) total[i] = sums[i] = 0.0f;
-  uint32_t worked_on = 0;  // the barrier of the stage whose products may not be done
-  const auto give_back = [&] {
-    __syncwarp();
-    if (lane < Cluster) sm90::barrier_arrive(worked_on, lane);
-  };
   sm90::barrier_wait(ring.full(), ring.phase);
   rows.split_group(shared + ring.offset(0), w[0]);
-  for (int block = u.first; block < u.last; ++block) {
+  multiply_group(sums, w[0], ring.base + ring.offset(0) + product_layout<Columns, Cluster>::w_bytes);
+  for (int block = u.first; block + 1 < u.last; ++block) sum_block<true>(sums, w, ring, shared, rows, total);
+  sum_block<false>(sums, w, ring, shared, rows, total);
+}
+
+// Sums of `Group` columns for a thread's two rows, in plain fp32.
+template <int Group, int N, class Outs, class Ins>
+MN_FN void sum_columns(const product_operands<Outs, Ins>& o, int64_t k, const held_sums<N>& s, int first,
+                       float (&sums)[2 * Group]) {
+  constexpr int operand = Outs::size;
+  const auto* x = o.at.template input<0>();
+  const float* w = o.at.template input<1>();
+  int64_t offset[Group];
 #pragma unroll
-    for (int j = 0; j < groups_per_block; ++j) {
-      multiply_group(sums, w[j % 2], ring.base + ring.offset(j % groups_per_stage) + layout::w_bytes, j > 0);
-      if (j > 0) {
-        sm90::products_wait<1>();
-        w[(j + 1) % 2].pin();
-        if (j % groups_per_stage == 0) give_back();
-      }
-      const int next = (j + 1) % groups_per_stage;
-      if (next == 0) {
-        worked_on = ring.empty();
-        ring.advance();
-      }
-      if (j + 1 < groups_per_block || block + 1 < u.last) {
-        if (next == 0) sm90::barrier_wait(ring.full(), ring.phase);
-        rows.split_group(shared + ring.offset(next), w[(j + 1) % 2]);
-      }
+  for (int c = 0; c < Group; ++c) {
+    const int64_t m = s.column + held_column(first + c);
+    offset[c] = (m < s.columns ? m : s.columns - 1) * o.stride[operand][0];  // columns outside are not used
+  }
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int64_t n = s.row + 8 * r < s.rows ? s.row + 8 * r : s.rows - 1;
+    const float* row = w + n * o.stride[operand + 1][0];
+#pragma unroll
+    for (int c = 0; c < Group; ++c) sums[2 * c + r] = 0.0f;
+#pragma unroll 4
+    for (int64_t i = 0; i < k; ++i) {
+      const float factor = row[i];
+#pragma unroll
+      for (int c = 0; c < Group; ++c)
+        sums[2 * c + r] = fmaf(factor, to_compute(load_one(x + offset[c] + i * o.stride[operand][1])), sums[2 * c + r]);
     }
-    sm90::products_wait<0>();
-    sm90::pin(sums);
-    w[(groups_per_block - 1) % 2].pin();
-    give_back();
-#pragma unroll
-    for (int i = 0; i < Columns / 2; ++i) total[i] += sums[i];
   }
 }
 
-// The same sums in plain fp32: for infinities, NaN, and rows whose scale is not what it was.
+// The same sums in plain fp32, where they cannot be relied on: infinities, NaN, rows whose scale is not what it was.
+// `bad`: a bit for each column of the thread, for either of its rows.
 template <int N, class Outs, class Ins>
-MN_FN void sum_plainly(const product_operands<Outs, Ins>& o, int64_t k, const held_sums<N>& s) {
-  constexpr int first = Outs::size;
-  const auto* x = o.at.template input<0>() + s.column * o.stride[first][0];
-  const float* w = o.at.template input<1>();
-#pragma unroll
-  for (int i = 0; i < 2 * N; ++i) s.at[i] = 0.0f;
+MN_FN void sum_again(const product_operands<Outs, Ins>& o, int64_t k, const held_sums<N>& s, uint32_t bad) {
+  constexpr int group = N < 8 ? N : 8;
 #pragma unroll 1
-  for (int64_t i = 0; i < k; ++i, x += o.stride[first][1]) {
-    const float w0 = s.row < s.rows ? w[s.row * o.stride[first + 1][0] + i] : 0.0f;
-    const float w1 = s.row + 8 < s.rows ? w[(s.row + 8) * o.stride[first + 1][0] + i] : 0.0f;
-    const auto* at = x;
+  for (int first = 0; first < N; first += group) {
+    if ((bad >> first & ((1u << group) - 1)) == 0) continue;
+    float sums[2 * group];
+    sum_columns<group>(o, k, s, first, sums);
 #pragma unroll
-    for (int c = 0; c < N; ++c) {
-      asm volatile("" : "+l"(at));  // one address, or all of them would have registers of their own
-      if (s.column + held_column(c) < s.columns) {
-        const float v = to_compute(load_one<reuse::expected>(at));
-        s.at[held_place(c)] = fmaf(w0, v, s.at[held_place(c)]);
-        s.at[held_place(c) + 2] = fmaf(w1, v, s.at[held_place(c) + 2]);
-      }
-      at += (held_column(c + 1) - held_column(c)) * o.stride[first][0];
+    for (int i = 0; i < N; ++i) {
+      if (i / group * group != first || (bad >> i & 1) == 0) continue;
+      s.at[held_place(i)] = sums[2 * (i % group)];
+      s.at[held_place(i) + 2] = sums[2 * (i % group) + 1];
     }
   }
 }
@@ -298,20 +301,23 @@ MN_FN bool join_parts(const product_shape& s, int64_t tile, int part, uint32_t* 
   return true;
 }
 
-// True where these sums cannot be relied on. Notes the rows' largest elements for the next call.
+// A bit for each of the thread's columns where its sums cannot be relied on. Notes the rows' largest elements for the
+// next call.
 template <int N>
-MN_FN bool unreliable(const product_shape& s, const product_weight_rows& w, const float (&total)[N], int64_t row,
-                      bool notes) {
-  constexpr float least = 2048.0f, most = 65504.0f;
-  bool bad = false;
+MN_FN uint32_t unreliable(const product_shape& s, const product_weight_rows& w, const held_sums<N>& sums, bool notes) {
+  constexpr float least = 2048.0f, most = 65504.0f, largest = 3.402823466e38f;
+  uint32_t bad = 0;
 #pragma unroll
-  for (int i = 0; i < N; ++i) bad |= !(fabsf(total[i]) <= 3.402823466e38f);
+  for (int i = 0; i < N; ++i) {
+    const bool finite = fabsf(sums.at[held_place(i)]) <= largest && fabsf(sums.at[held_place(i) + 2]) <= largest;
+    bad |= uint32_t(!finite) << i;
+  }
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const float seen = w.largest[r], scaled = seen * w.scale[r];
-    bad |= seen > 0.0f && !(scaled >= least && scaled < most);
-    const bool moved = seen > 0.0f && seen <= 3.402823466e38f && !(scaled >= 16384.0f && scaled < 32768.0f);
-    if (notes && moved && s.hints && row + 8 * r < s.n && threadIdx.x % 4 == 0) s.hints[row + 8 * r] = seen;
+    if (seen > 0.0f && !(scaled >= least && scaled < most)) bad = ~0u;
+    const bool moved = seen > 0.0f && seen <= largest && !(scaled >= 16384.0f && scaled < 32768.0f);
+    if (notes && moved && s.hints && sums.row + 8 * r < s.n && threadIdx.x % 4 == 0) s.hints[sums.row + 8 * r] = seen;
   }
   return bad;
 }
@@ -324,6 +330,7 @@ MN_FN void reduce_tile(const product_operands<Outs, Ins>& o, const product_shape
   constexpr int columns = 4 * N;
   value_type* values = reinterpret_cast<value_type*>(scratch);
   const int warp = threadIdx.x / 32;
+  sm90::barrier_among(worker_barrier, product_workers);  // the last tile's values have been read
   reduce_sums<Body, Reduce>(o, sums, values + warp * columns);
   sm90::barrier_among(worker_barrier, product_workers);
   auto* partials = static_cast<partial_words<value_type>*>(s.partials);
@@ -348,34 +355,33 @@ MN_FN void work_on_stages(const product_operands<Outs, Ins>& o, const product_sh
   using layout = product_layout<Columns, Cluster>;
   constexpr int N = Columns / 4;
   uint32_t* flag = reinterpret_cast<uint32_t*>(shared + layout::flag);
-  const int lane = threadIdx.x % 32;
-  for (int64_t index = blockIdx.x / Cluster; index < s.units; index += gridDim.x / Cluster) {
-    const product_unit u = unit_at<Cluster>(s, index);
-    const int64_t row = int64_t(u.n_tile) * product_rows_per_block + threadIdx.x / 32 * 16 + lane / 4;
-    const int64_t column = int64_t(u.m_tile) * Columns + 2 * (lane % 4);
+  for (unsigned index = blockIdx.x / Cluster; index < s.units; index += gridDim.x / Cluster) {
     product_weight_rows w;
-    float unit[2], total[2 * N];
+    float total[2 * N];
+    {
+      const product_unit u = unit_at<Cluster>(s, index);
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      unit[r] = row + 8 * r < s.n ? s.w_unit[row + 8 * r] : 1.0f;
-      w.scale[r] = inverse_of(unit[r]);
+      for (int r = 0; r < 2; ++r) w.scale[r] = row_of(u) + 8 * r < s.n ? inverse_of(s.w_unit[row_of(u) + 8 * r]) : 1.0f;
+      sum_unit(u, ring, shared, w, total);
     }
-    sum_unit(u, ring, shared, w, total);
+    const product_unit u = unit_at<Cluster>(s, static_cast<unsigned>(hidden(index)));  // no registers for it till now
     if (u.n_tile >= s.n_tiles) continue;
+    const int64_t row = row_of(u), column = int64_t(u.m_tile) * Columns + 2 * (threadIdx.x % 4);
     const held_sums<N> sums = {total, row, column, s.n, s.m};
 #pragma unroll
     for (int i = 0; i < N; ++i) {
       const float x_unit = column + held_column(i) < s.m ? s.x_unit[column + held_column(i)] : 1.0f;
-      total[held_place(i)] = total[held_place(i)] * unit[0] * x_unit;
-      total[held_place(i) + 2] = total[held_place(i) + 2] * unit[1] * x_unit;
+      total[held_place(i)] = total[held_place(i)] * inverse_of(w.scale[0]) * x_unit;
+      total[held_place(i) + 2] = total[held_place(i) + 2] * inverse_of(w.scale[1]) * x_unit;
     }
 #pragma unroll
     for (int r = 0; r < 2; ++r)
       for (int d = 1; d < 4; d *= 2) w.largest[r] = fmaxf(w.largest[r], __shfl_xor_sync(0xffffffffu, w.largest[r], d));
     const int64_t tile = int64_t(u.m_tile) * s.n_tiles + u.n_tile;
     if (s.splits > 1 && !join_parts(s, tile, u.part, flag, total, w.largest)) continue;
-    const bool bad = unreliable(s, w, total, row, u.m_tile == 0);
-    if (sm90::any_among(worker_barrier, product_workers, bad)) sum_plainly(o, s.k, sums);
+    const uint32_t bad = unreliable(s, w, sums, u.m_tile == 0);
+    if (bad != 0) sum_again(o, s.k, sums, bad);
+    __syncwarp();
     if constexpr (std::is_same<Reduce, no_reduction>::value) {
       store_sums<Body>(o, sums);
     } else {
@@ -386,7 +392,7 @@ MN_FN void work_on_stages(const product_operands<Outs, Ins>& o, const product_sh
 
 template <class Body, class Reduce, class Finish, int Columns, int Cluster, class Outs, class Ins>
 __global__ void __launch_bounds__(product_threads, 1)
-    product_tiles(const __grid_constant__ product_maps maps, const __grid_constant__ product_shape s,
+    product_tiles(const __grid_constant__ CUtensorMap w, const __grid_constant__ product_shape s,
                   const __grid_constant__ product_operands<Outs, Ins> o) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using layout = product_layout<Columns, Cluster>;
@@ -401,9 +407,10 @@ __global__ void __launch_bounds__(product_threads, 1)
     sm90::barrier_inits_visible();
   }
   cluster_group::barrier();
+  sm90::wait_for_kernel_before();
   if (threadIdx.x >= product_workers) {
     sm90::give_registers<40>();
-    if (threadIdx.x == product_workers) bring_stages<Columns, Cluster>(maps, s, ring);
+    if (threadIdx.x == product_workers) bring_stages<Columns, Cluster>(w, s, ring);
     __syncwarp();
   } else {
     sm90::take_registers<232>();

@@ -5,6 +5,7 @@
 
 #include "cuda/group.cuh"
 #include "cuda/memory.cuh"
+#include "cuda/product_ptx.cuh"
 
 namespace mn {
 
@@ -32,15 +33,17 @@ MN_FN float unit_of(float largest) {
 }
 MN_FN float inverse_of(float power) { return power_of_two(-exponent_of(power)); }
 
-// What `x` is turned into: per row and group 32 high, then 32 low halves.
+// What `x` is turned into: for each tile of rows, and each group of k in it, rows of 32 high and 32 low halves as they
+// lie in shared memory: pieces of 16 bytes, swizzled. What is outside of x is 0.
 template <class X>
 struct product_split {
   const X* x;
   int64_t rows, size, stride_row, stride_k;
-  uint2* halves;  // rows of 16 * groups
-  int64_t groups;
+  uint4* halves;
+  int64_t groups;  // of k, and beyond it
+  int tile_rows;
   float* row_unit;
-  int parts;  // blocks of a cluster, for one row
+  int parts;       // blocks of a cluster, for one row
   const float* w;  // rows of the weight, whose units are looked for
   int64_t w_rows, w_stride;
   float *hints, *w_unit;
@@ -55,53 +58,84 @@ struct largest_bits {
   MN_FN static uint32_t combine(uint32_t a, uint32_t b) { return a > b ? a : b; }
 };
 
+inline constexpr int split_threads = 256;
+inline constexpr int split_held = 2;  // eights of a row that a thread keeps between finding the largest element and splitting
+
+// The eight elements of one piece of high halves and one of low ones: pairs from four places of a group. The i-th eight
+// of a row is piece i % 4 of group i / 4.
 template <class X>
-MN_FN void load_four(const X* x, int64_t stride, int64_t k, int64_t size, bool whole, float (&v)[4]) {
-  if (whole && k + 4 <= size) {
-    const vec<X, 4> four = load_aligned<reuse::expected, X, 4>(x + k);
+MN_FN void load_eight(const X* x, int64_t stride, int64_t i, int64_t size, bool pairs, float (&v)[8]) {
+  const int64_t first = i / 4 * product_group + i % 4 * 2;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) v[i] = to_compute(four.at[i]);
-  } else {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) v[i] = k + i < size ? to_compute(load_one<reuse::expected>(x + (k + i) * stride)) : 0.0f;
+  for (int q = 0; q < 4; ++q) {
+    const int64_t k = first + 8 * q;
+    if (pairs && k + 2 <= size) {
+      const vec<X, 2> two = load_aligned<X, 2>(x + k);
+      v[2 * q] = to_compute(two.at[0]), v[2 * q + 1] = to_compute(two.at[1]);
+    } else {
+      v[2 * q] = k < size ? to_compute(load_one(x + k * stride)) : 0.0f;
+      v[2 * q + 1] = k + 1 < size ? to_compute(load_one(x + (k + 1) * stride)) : 0.0f;
+    }
   }
 }
 
-// A row by a cluster of blocks, each a part of it.
+MN_FN void put_eight(uint4* group_row, int in_tile, int piece, const float (&v)[8], float scale) {
+  halves2 two[4];
+#pragma unroll
+  for (int q = 0; q < 4; ++q) two[q] = split(v[2 * q] * scale, v[2 * q + 1] * scale);
+  group_row[piece ^ (in_tile & 7)] = make_uint4(two[0].high, two[1].high, two[2].high, two[3].high);
+  group_row[(piece + 4) ^ (in_tile & 7)] = make_uint4(two[0].low, two[1].low, two[2].low, two[3].low);
+}
+
+template <int N>
+MN_FN uint32_t largest_of(const float (&v)[N]) {
+  uint32_t most = 0;
+#pragma unroll
+  for (int e = 0; e < N; ++e) most = largest_bits::combine(most, magnitude(v[e]));
+  return most;
+}
+
+// A row by a cluster of blocks, each a part of it. Rows from `rows` on are 0.
 template <class X>
 MN_FN void split_row(const product_split<X>& s, int64_t row, int part, int parts, int round) {
   const X* x = s.x + row * s.stride_row;
-  const bool whole = s.stride_k == 1 && is_aligned<X, 4>(x);
-  const int64_t begin = s.groups * part / parts * 8, end = s.groups * (part + 1) / parts * 8;  // fours
+  const bool pairs = s.stride_k == 1 && is_aligned<X, 2>(x);
+  const int64_t size = row < s.rows ? s.size : 0;
+  const int64_t begin = s.groups * part / parts * 4 + threadIdx.x, end = s.groups * (part + 1) / parts * 4;  // eights
+  float held[split_held][8];
   uint32_t most = 0;
-#pragma unroll 8
-  for (int64_t i = begin + threadIdx.x; i < end; i += blockDim.x) {
-    float v[4];
-    load_four(x, s.stride_k, i * 4, s.size, whole, v);
 #pragma unroll
-    for (int e = 0; e < 4; ++e) most = largest_bits::combine(most, magnitude(v[e]));
+  for (int j = 0; j < split_held; ++j) {
+    const int64_t i = begin + j * split_threads;
+    load_eight(x, s.stride_k, i, i < end ? size : 0, pairs, held[j]);
+  }
+#pragma unroll
+  for (int j = 0; j < split_held; ++j) most = largest_bits::combine(most, largest_of(held[j]));
+  for (int64_t i = begin + split_held * split_threads; i < end; i += split_threads) {
+    float v[8];
+    load_eight(x, s.stride_k, i, size, pairs, v);
+    most = largest_bits::combine(most, largest_of(v));
   }
   most = block_group::combine(largest_bits{}, most, 0, round);
   if (parts > 1) most = cluster_group::combine(largest_bits{}, most, block_group::scratch_bytes, round);
   const float largest = bit_cast<float>(most);
   const int e = exponent_of(largest);
-  const bool held = most == 0 || (e >= -most_exponent && e <= most_exponent);
   const float unit = most == 0 ? 1.0f : unit_of(largest);
   // NaN in the halves makes the whole tile be computed another way.
-  const float scale = held ? inverse_of(unit) : bounds<float>::nan;
+  const float scale = most == 0 || (e >= -most_exponent && e <= most_exponent) ? inverse_of(unit) : bounds<float>::nan;
   if (threadIdx.x == 0 && part == 0) s.row_unit[row] = unit;
-  uint32_t* to = reinterpret_cast<uint32_t*>(s.halves + row * s.groups * 16);
-#pragma unroll 8
-  for (int64_t i = begin + threadIdx.x; i < end; i += blockDim.x) {
-    float v[4];
-    load_four(x, s.stride_k, i * 4, s.size, whole, v);
-    const halves2 first = split(v[0] * scale, v[1] * scale), second = split(v[2] * scale, v[3] * scale);
-    const int q = i % 8 / 2, step = i % 2;
-    uint32_t* group = to + i / 8 * 32 + 8 * step + q;
-    group[0] = first.high;
-    group[4] = second.high;
-    group[16] = first.low;
-    group[20] = second.low;
+  const int in_tile = static_cast<int>(row % s.tile_rows);
+  const int64_t group_pieces = int64_t(s.tile_rows) * 8;
+  uint4* to = s.halves + row / s.tile_rows * s.groups * group_pieces + in_tile * 8;
+#pragma unroll
+  for (int j = 0; j < split_held; ++j) {
+    const int64_t i = begin + j * split_threads;
+    if (i < end) put_eight(to + i / 4 * group_pieces, in_tile, i % 4, held[j], scale);
+  }
+  for (int64_t i = begin + split_held * split_threads; i < end; i += split_threads) {
+    float v[8];
+    load_eight(x, s.stride_k, i, size, pairs, v);
+    put_eight(to + i / 4 * group_pieces, in_tile, i % 4, v, scale);
   }
 }
 
@@ -115,10 +149,16 @@ MN_FN void find_unit(const product_split<X>& s, int64_t row) {
     uint32_t most = 0;
 #pragma unroll 4
     for (int64_t k = lane * 4; k < s.size; k += 128) {
-      float v[4];
-      load_four(w, 1, k, s.size, true, v);
+      float v[4] = {};
+      if (k + 4 <= s.size) {
+        const vec<float, 4> four = load_aligned<float, 4>(w + k);
 #pragma unroll
-      for (int e = 0; e < 4; ++e) most = largest_bits::combine(most, magnitude(v[e]));
+        for (int e = 0; e < 4; ++e) v[e] = four.at[e];
+      } else {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) v[e] = k + e < s.size ? w[k + e] : 0.0f;
+      }
+      most = largest_bits::combine(most, largest_of(v));
     }
     most = combine_lanes(largest_bits{}, most, 32);
     hint = most == 0 ? 1.0f : bit_cast<float>(most);
@@ -127,17 +167,17 @@ MN_FN void find_unit(const product_split<X>& s, int64_t row) {
   if (lane == 0) s.w_unit[row] = unit_of(hint);
 }
 
-inline constexpr int split_threads = 512;
-
 template <class X>
 __global__ void __launch_bounds__(split_threads) product_split_rows(const __grid_constant__ product_split<X> s) {
+  sm90::let_next_kernel_start();
   const int64_t thread = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, threads = int64_t(gridDim.x) * blockDim.x;
   for (int64_t i = thread; i < s.counted; i += threads) s.counters[i] = 0;
-  for (int64_t row = thread / 32; row < s.w_rows; row += threads / 32) find_unit(s, row);
   const int parts = s.parts, teams = gridDim.x / parts;
   int round = 0;
-  for (int64_t row = blockIdx.x / parts; row < s.rows; row += teams)
+  const int64_t rows = (s.rows + s.tile_rows - 1) / s.tile_rows * s.tile_rows;
+  for (int64_t row = blockIdx.x / parts; row < rows; row += teams)
     split_row(s, row, blockIdx.x % parts, parts, round++);
+  for (int64_t row = thread / 32; row < s.w_rows; row += threads / 32) find_unit(s, row);
   if (parts > 1) cluster_group::barrier();  // nobody leaves while others still write to its scratch
 }
 

@@ -96,7 +96,7 @@ struct row_program {
 
   template <size_t I>
   MN_FN auto scalar() const {
-    return to_compute(load_one<reuse::expected>(input<I>()));
+    return to_compute(load_one(input<I>()));
   }
 
   template <size_t O, class Value>
@@ -170,7 +170,7 @@ struct row_program {
   template <size_t I, class N>
   MN_FN auto load_whole(N first) const {
     constexpr int k = Outs::size + I;
-    return load_aligned<reuse::expected, type_at<I, Ins>, V>(input<I>() + o.template inside_simple<k, V>(first));
+    return load_aligned<type_at<I, Ins>, V>(input<I>() + o.template inside_simple<k, V>(first));
   }
   // Any vector that the row touches, element by element.
   template <size_t I, class N>
@@ -180,7 +180,7 @@ struct row_program {
     vec<type_at<I, Ins>, V> result;
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-      result.at[v] = load_one<reuse::expected>(p);
+      result.at[v] = load_one(p);
       if (first + v >= begin && first + v < last) p += o.step[Outs::size + I];
     }
     return result;

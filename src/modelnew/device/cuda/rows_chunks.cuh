@@ -2,6 +2,8 @@
 // keep in shared memory what fits. Each thread meets the same elements in every sweep, so what it keeps is its own.
 #pragma once
 
+#include <limits.h>
+
 #include "cuda/group.cuh"
 #include "cuda/row_handles.cuh"
 #include "cuda/row_program.cuh"
@@ -97,34 +99,37 @@ struct chunk_row : row_program<chunk_row<Outs, Ins, Width, Across>, Outs, Ins, W
   }
 
  private:
-  // Several vectors are on their way from memory at a time; at the row's edges, and where operands are not aligned with
-  // each other, one.
+  // Several vectors are on their way from memory at a time; the row's edges, and all of it where operands are not aligned
+  // with each other, come one by one.
   template <class F, size_t... K, class... H>
   MN_FN void sweep_with(bool vectored, F per_vector, detail::indices<K...>, const H&... h) const {
     constexpr int bytes = sizeof(pack<typename H::raw...>);
     constexpr int unit = V == 1 ? widest : 16;
-    constexpr int most = V == 1 ? 8 : (H::plain && ...) ? 6 : 4;
+    constexpr int most = V == 1 ? ((H::plain && ...) ? 16 : 8) : (H::plain && ...) ? 6 : 3;
     constexpr int flight = bytes <= unit ? most : bytes <= 2 * unit && V <= 4 ? most / 2 : V == 1 ? 2 : 1;
+    const int64_t last = vectored ? this->elements - V : -1;  // the last place of a whole vector
 #pragma unroll 1
     for (int step = 0; step < steps; step += flight) {
       const int64_t begin = first(step);
-      if (vectored && begin >= 0 && begin <= this->elements - (flight - 1) * int64_t(stride) - V) {
-        pack<typename H::raw...> raw[flight];
+      const int room = begin > last ? -1 : last - begin < INT_MAX ? static_cast<int>(last - begin) : INT_MAX;
+      const auto is_whole = [&](int u) { return (u > 0 || begin >= 0) && u * stride <= room; };
+      pack<typename H::raw...> raw[flight];
 #pragma unroll
-        for (int u = 0; u < flight; ++u) (h.start(*this, begin + u * stride, get<K>(raw[u])), ...);
+      for (int u = 0; u < flight; ++u)
+        if (is_whole(u)) (h.start(*this, begin + u * stride, get<K>(raw[u])), ...);
 #pragma unroll
-        for (int u = 0; u < flight; ++u)
+      for (int u = 0; u < flight; ++u)
+        if (is_whole(u))
           per_vector(begin + u * stride, whole_and_aligned{},
                      h.item(*this, step + u, begin + u * stride, get<K>(raw[u]))...);
-      } else {
+      if (begin >= 0 && (flight - 1) * stride <= room) continue;
 #pragma unroll 1
-        for (int u = 0; u < flight; ++u) {
-          const int64_t here = begin + u * stride;
-          if (!this->touched(here)) continue;
-          pack<typename H::raw...> raw;
-          (h.start_edge(*this, here, get<K>(raw)), ...);
-          per_vector(here, this->whole(here), h.item(*this, step + u, here, get<K>(raw))...);
-        }
+      for (int u = 0; u < flight; ++u) {
+        const int64_t here = begin + u * stride;
+        if (is_whole(u) || !this->touched(here)) continue;
+        pack<typename H::raw...> edge;
+        (h.start_edge(*this, here, get<K>(edge)), ...);
+        per_vector(here, this->whole(here), h.item(*this, step + u, here, get<K>(edge))...);
       }
     }
     (h.swept(), ...);
@@ -133,7 +138,7 @@ struct chunk_row : row_program<chunk_row<Outs, Ins, Width, Across>, Outs, Ins, W
 
 // Rows (or, side by side, groups of `across` rows) are dealt to teams of `blocks` blocks.
 template <class Body, class Outs, class Ins, int V, bool Across>
-__global__ void __launch_bounds__(Across ? 256 : 512, Across ? 2 : 1)
+__global__ void __launch_bounds__(256, V > 4 ? 1 : 2)
     rows_chunks(const __grid_constant__ row_operands<Outs, Ins> o, const __grid_constant__ chunk_shape shape) {
   chunk_row<Outs, Ins, V, Across> row(o, shape);
   if (shape.cluster > 1) cluster_group::barrier();  // every block's shared memory exists from here on

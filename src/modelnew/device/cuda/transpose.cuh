@@ -47,7 +47,7 @@ MN_FN auto load_tile(const tiled_operands<Outs, Ins>& o, const int64_t (&base)[t
   const bool turned = o.turned >> I & 1;
   const int n = at.line < (turned ? width : height) ? elements_left((turned ? height : width) - at.first) : 0;
   const int64_t place = at.line * (turned ? o.across[k] : o.down[k]) + at.first * (turned ? o.down[k] : o.across[k]);
-  return load_along<reuse::expected, type_at<I, Ins>, tile_vector>(o.at.template input<I>() + base[k] + place,
+  return load_along<type_at<I, Ins>, tile_vector>(o.at.template input<I>() + base[k] + place,
                                                                    turned ? 1 : o.across[k], n, o.readable[k]);
 }
 

@@ -56,27 +56,32 @@ MN_FN double log1p_unit(double x) {
 
 }  // namespace detail
 
-template <class C>
+// S: what the result will be rounded to. A 16-bit type needs less than half the instructions.
+template <class S = void, class C>
 MN_FN C sigmoid(C x) {
-  const detail::exp_parts<C> a = detail::exp_nonpositive(-detail::magnitude(x));
-  const C e = detail::scale_down(a.p, a.n);
-  // below 0: e / (1 + e) = e - e^2 / (1 + e), where the quotient's roundings weigh less
-  const bool negative = x < C(0);
-  return (negative ? e : C(0)) + (negative ? -e * e : C(1)) / (C(1) + e);
+#if defined(MN_CUDA)
+  if constexpr (std::is_same<S, half>::value || std::is_same<S, bf16>::value) {
+    // 2^32 e^-|x|: as far as bf16 goes, e^-|x| itself is not a normal float
+    const float e = detail::exp2_near(fma(detail::magnitude(x), -0x1.715476p+0f, 32.0f));
+    const float r = detail::reciprocal_near(fma(e, 0x1p-32f, 1.0f));
+    return x < 0.0f ? e * r * 0x1p-32f : r;
+  }
+#endif
+  // g = e / (1 + e) for x < 0 and 1 - g above, as e - e g and 1 - g: there the quotient's roundings weigh less
+  const C e = detail::decay(x), g = detail::ratio(e, C(1) + e), whole = x < C(0) ? e : C(1);
+  return fma(-g, whole, whole);
 }
 
 template <class C>
 MN_FN C logsigmoid(C x) {
-  const detail::exp_parts<C> a = detail::exp_nonpositive(-detail::magnitude(x));
-  return (x < C(0) ? x : C(0)) - detail::log1p_unit(detail::scale_down(a.p, a.n));
+  return (x < C(0) ? x : C(0)) - detail::log1p_unit(detail::decay(x));
 }
 
 // log(1 + e^(beta x)) / beta; x itself where beta x > threshold
 template <class C>
 MN_FN C softplus(C x, C beta, C threshold) {
   const C z = x * beta;
-  const detail::exp_parts<C> a = detail::exp_nonpositive(-detail::magnitude(z));
-  const C result = ((z > C(0) ? z : C(0)) + detail::log1p_unit(detail::scale_down(a.p, a.n))) / beta;
+  const C result = ((z > C(0) ? z : C(0)) + detail::log1p_unit(detail::decay(z))) / beta;
   return z > threshold ? x : result;
 }
 
@@ -85,8 +90,39 @@ MN_FN C silu(C x) {
   return detail::times_sigmoid(x, x, C(0), x < (sizeof(C) == 4 ? C(-110) : C(-750)));
 }
 
+#if defined(MN_CUDA)
+namespace detail {
+
+// t (1 - Phi(t)) for 0 <= t <= 4, as t 2^(l - t^2 / (2 ln2)), where l = log2(e^(t^2/2) (1 - Phi(t))) is -2 and a polynomial
+// in u = t - a. The rounding errors of all that adds up to the exponent are carried along, so it must not be contracted
+// with what follows. 2 ulp.
+MN_FN float normal_tail_near(float t) {
+  constexpr float c = -0x1.715476p-1f, a = 0x1.166p+0f, magic = 0x1.8p23f + 125.0f;
+  const float square = __fmul_rn(t, t), h = __fmul_rn(square, c);
+  const float h_low = fma(fma(t, t, -square), c, fma(square, c, -h));
+  const float u = t - a, u_low = t - (u + a);
+  const float slope =
+      polynomial(u, -0x1.775dbp-1f, 0x1.1778acp-3f, -0x1.b21f82p-6f, 0x1.274528p-8f, -0x1.2d633ep-11f, 0x1.ae48a6p-16f,
+                 0x1.9e7f78p-17f, -0x1.2f5486p-18f, 0x1.d18a18p-21f, -0x1.c4ee52p-24f, 0x1.13d8c4p-27f, -0x1.671f54p-32f);
+  const float l = __fmul_rn(slope, u), low = h_low + ((0x1.7208b8p-13f - u_low) + fma(slope, u, -l));
+  const float shifted = (h + l) + magic;  // the exponent of 2^(n - 2) in its low bits
+  const float f = ((h - (shifted - magic)) + l) + low;
+  const float power = f * polynomial(f, 0x1.62e43p-1f, 0x1.ebfbep-3f, 0x1.c6b076p-5f, 0x1.3b2a48p-7f, 0x1.5d9b4ap-10f,
+                                     0x1.4424bp-13f, 0x1.ed3c94p-17f);
+  return fma(t, power, t) * bit_cast<float>(bit_cast<uint32_t>(shifted) << 23);
+}
+
+}  // namespace detail
+#endif
+
 // x times the normal distribution function of x
 MN_FN float gelu(float x) {
+#if defined(MN_CUDA)
+  if (detail::magnitude(x) <= 4.0f) {  // beyond, a warp takes the longer way
+    const float near = detail::normal_tail_near(detail::magnitude(x));
+    return x > 0.0f ? x - near : detail::copy_sign(near, x);
+  }
+#endif
   const float t = detail::at_most(detail::magnitude(x), 14.5f), square = t * t, denominator = t + 1.9921875f;
   const detail::scaled_tail q = detail::normal_tail(t, -0.5f * square, 0.5f * fma(-t, t, square), denominator,
                                                     t - (denominator - 1.9921875f));

@@ -58,12 +58,29 @@ template <class C>
 MN_FN C at_least(C x, C limit) {
   return x < limit ? limit : x;
 }
-
 template <class C>
-MN_FN C exp_within(C x) {
-  const reduced<C> a = reduce_ln2(x);
-  return scale(exp_near_zero(a.high, a.low).high, a.n);
+MN_FN C within(C x, C limit) {  // -limit to limit: cheaper than both of the above
+  return copy_sign(at_most(magnitude(x), limit), x);
 }
+
+// e^x, x clamped already. With `shift` the exponent field of 2^(n + shift) is in the low bits of the shifted integer, and
+// `back` is 2^-shift: where the result is subnormal it is rounded once, and 2^128 (2^1024) does not overflow early.
+MN_FN float exp_shifted(float x, float shift, float back) {
+  const float magic = 0x1.8p23f + 127.0f + shift, shifted = fma(x, 0x1.715476p+0f, magic), n = shifted - magic;
+  const float power = bit_cast<float>(bit_cast<uint32_t>(shifted) << 23);
+  const float r = fma(n, -0x1.7f7d1cp-20f, fma(n, -0x1.62e400p-1f, x));
+  return fma(power, fma(r * r, exp_tail_short(r), r), power) * back;
+}
+MN_FN double exp_shifted(double x, double shift, double back) {
+  const double magic = 0x1.8p52 + 1023.0 + shift, shifted = fma(x, 0x1.71547652b82fep+0, magic), n = shifted - magic;
+  const double power = bit_cast<double>(bit_cast<uint64_t>(shifted) << 52);
+  const double r = fma(n, -0x1.a39ef35793c76p-33, fma(n, -0x1.62e42feep-1, x));
+  return fma(power, fma(r * r, exp_tail(r), r), power) * back;
+}
+
+// e^-|x|
+MN_FN float decay(float x) { return exp_shifted(at_least(negative(x), -110.0f), 40.0f, 0x1p-40f); }
+MN_FN double decay(double x) { return exp_shifted(at_least(negative(x), -750.0), 100.0, 0x1p-100); }
 
 // e^x - 1 for x <= 89 (709.8): half of 2^n is used, so that n = 128 (1024) does not overflow early.
 template <class C>
@@ -76,17 +93,6 @@ MN_FN C expm1_within(C x) {
 
 }  // namespace detail
 
-#if defined(MN_CUDA)
-MN_FN float exp(float x) { return ::expf(x); }
-MN_FN double exp(double x) { return ::exp(x); }
-MN_FN float exp2(float x) { return ::exp2f(x); }
-MN_FN double exp2(double x) { return ::exp2(x); }
-MN_FN float expm1(float x) { return ::expm1f(x); }
-MN_FN double expm1(double x) { return ::expm1(x); }
-#else
-MN_FN float exp(float x) { return detail::exp_within(detail::at_least(detail::at_most(x, 89.0f), -104.0f)); }
-MN_FN double exp(double x) { return detail::exp_within(detail::at_least(detail::at_most(x, 710.0), -746.0)); }
-
 MN_FN float exp2(float x) {
   const float within = detail::at_least(detail::at_most(x, 129.0f), -151.0f);
   const detail::rounded<float> n = detail::round_near(within);
@@ -95,6 +101,24 @@ MN_FN float exp2(float x) {
                                      0x1.417852p-13f);
   return detail::scale(fma(r, p, 1.0f), n.shifted);
 }
+#if defined(MN_CUDA)
+MN_FN float exp(float x) { return ::expf(x); }
+MN_FN double exp(double x) { return ::exp(x); }
+MN_FN double exp2(double x) { return ::exp2(x); }
+MN_FN float expm1(float x) { return ::expm1f(x); }
+MN_FN double expm1(double x) { return ::expm1(x); }
+#else
+MN_FN float exp(float x) {
+  const bool large = x > 0.0f;
+  return detail::exp_shifted(detail::within(x, 104.0f), large ? -40.0f : 40.0f,
+                             large ? 0x1p40f : 0x1p-40f);
+}
+MN_FN double exp(double x) {
+  const bool large = x > 0.0;
+  return detail::exp_shifted(detail::within(x, 746.0), large ? -100.0 : 100.0,
+                             large ? 0x1p100 : 0x1p-100);
+}
+
 MN_FN double exp2(double x) {
   const double within = detail::at_least(detail::at_most(x, 1025.0), -1076.0);
   const detail::rounded<double> n = detail::round_near(within);

@@ -33,7 +33,7 @@ MN_FN C tanh_from_expm1(C x, C one) {
 #if defined(MN_CUDA)
 MN_FN float sinh(float x) { return static_cast<float>(::sinh(static_cast<double>(x))); }  // sinhf errs by 3 ulp
 MN_FN double sinh(double x) { return ::sinh(x); }
-MN_FN float cosh(float x) { return ::coshf(x); }
+MN_FN float cosh(float x) { return static_cast<float>(::cosh(static_cast<double>(x))); }  // coshf as well
 MN_FN double cosh(double x) { return ::cosh(x); }
 MN_FN float tanh(float x) { return ::tanhf(x); }
 MN_FN double tanh(double x) { return ::tanh(x); }

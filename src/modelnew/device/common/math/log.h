@@ -60,12 +60,17 @@ MN_FN C log_edges(C x, C result) {
 
 }  // namespace detail
 
+MN_FN float log10(float x) {
+  const detail::split<float> a = detail::split_log(x);
+  const float tail = detail::log1p_tail(a.f);
+  const float low = fma(a.e, 0x1.3509f8p-18f, fma(tail, 0x1.bcb7b2p-2f, a.f * -0x1.5b235ep-27f));
+  return detail::log_edges(x, fma(a.e, 0x1.344000p-2f, fma(a.f, 0x1.bcb7b2p-2f, low)));
+}
 #if defined(MN_CUDA)
 MN_FN float log(float x) { return ::logf(x); }
 MN_FN double log(double x) { return ::log(x); }
 MN_FN float log2(float x) { return ::log2f(x); }
 MN_FN double log2(double x) { return ::log2(x); }
-MN_FN float log10(float x) { return ::log10f(x); }
 MN_FN double log10(double x) { return ::log10(x); }
 MN_FN float log1p(float x) { return ::log1pf(x); }
 MN_FN double log1p(double x) { return ::log1p(x); }
@@ -89,12 +94,6 @@ MN_FN double log2(double x) {
   const double tail = detail::log1p_tail(a.f);
   const double low = fma(tail, 0x1.71547652b82fep+0, a.f * 0x1.777d0ffda0d24p-56);
   return detail::log_edges(x, a.e + fma(a.f, 0x1.71547652b82fep+0, low));
-}
-MN_FN float log10(float x) {
-  const detail::split<float> a = detail::split_log(x);
-  const float tail = detail::log1p_tail(a.f);
-  const float low = fma(a.e, 0x1.3509f8p-18f, fma(tail, 0x1.bcb7b2p-2f, a.f * -0x1.5b235ep-27f));
-  return detail::log_edges(x, fma(a.e, 0x1.344000p-2f, fma(a.f, 0x1.bcb7b2p-2f, low)));
 }
 MN_FN double log10(double x) {
   const detail::split<double> a = detail::split_log(x);

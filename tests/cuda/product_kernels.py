@@ -1,0 +1,114 @@
+"""Products for the tests on a GPU: built from the device library alone, called through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+from modelnew.runtime.toolchain import CUDA_FLAGS
+from tests.cuda.harness import find_tool
+from tests.simt.harness import DEVICE
+
+SOURCE = """
+#include "common/core.h"
+#include "common/math/activations.h"
+#include "cuda/product.cuh"
+using F = mn::types<float>;
+struct plain_body { MN_FN auto operator()(float p) const { return mn::values(p); } };
+struct bias_body { MN_FN auto operator()(float p, float b) const { return mn::values(p + b); } };
+struct two_body {
+  MN_FN auto operator()(float p, float b, float r) const { return mn::values(p + b, mn::sigmoid(p) * r); }
+};
+struct sigmoid_body { MN_FN auto operator()(float p, float b) const { return mn::sigmoid(p + b); } };
+struct value_body { MN_FN auto operator()(float p) const { return p; } };
+struct finish { MN_FN auto operator()(float s, int64_t) const { return mn::values(s); } };
+struct mean { MN_FN auto operator()(float s, int64_t count) const { return mn::values(s / float(count)); } };
+MN_EXPORT int plain(void* y, const void* x, const void* w, void* hints, const int64_t* plan, mn::queue queue) {
+  return mn::product<plain_body, F, mn::types<float, float>>({y}, {x, w}, hints, plan, queue);
+}
+MN_EXPORT int plain_half(void* y, const void* x, const void* w, void* hints, const int64_t* plan, mn::queue queue) {
+  return mn::product<plain_body, F, mn::types<mn::half, float>>({y}, {x, w}, hints, plan, queue);
+}
+MN_EXPORT int bias(void* y, const void* x, const void* w, const void* b, void* hints, const int64_t* plan,
+                   mn::queue queue) {
+  return mn::product<bias_body, F, mn::types<float, float, float>>({y}, {x, w, b}, hints, plan, queue);
+}
+MN_EXPORT int two(void* y, void* z, const void* x, const void* w, const void* b, const void* r, void* hints,
+                  const int64_t* plan, mn::queue queue) {
+  return mn::product<two_body, mn::types<float, mn::half>, mn::types<float, float, float, mn::half>>(
+      {y, z}, {x, w, b, r}, hints, plan, queue);
+}
+MN_EXPORT int sigmoid_sum(void* y, const void* x, const void* w, const void* b, void* hints, const int64_t* plan,
+                          mn::queue queue) {
+  return mn::product_rows<sigmoid_body, mn::sum<float>, mean, F, mn::types<float, float, float>>(
+      {y}, {x, w, b}, hints, plan, queue);
+}
+MN_EXPORT int row_max(void* y, const void* x, const void* w, void* hints, const int64_t* plan, mn::queue queue) {
+  return mn::product_rows<value_body, mn::max<float>, finish, F, mn::types<float, float>>({y}, {x, w}, hints, plan, queue);
+}
+"""
+NOT_COVERED = -1
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    command = [find_tool("nvcc"), *CUDA_FLAGS, "-gencode=arch=compute_90a,code=sm_90a", f"-I{DEVICE}"]
+    command += ["-shared", "-Xcompiler=-fPIC"]
+    headers = sorted([*DEVICE.rglob("*.h"), *DEVICE.rglob("*.cuh")])
+    text = "\0".join([SOURCE, *command, *(header.read_text() for header in headers)])
+    folder = Path(tempfile.gettempdir()) / f"modelnew-cuda-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    built = folder / f"product-{hashlib.sha256(text.encode()).hexdigest()[:24]}.so"
+    if not built.exists():
+        source, made = built.with_suffix(".cu"), built.with_suffix(f".{os.getpid()}")
+        source.write_text(SOURCE)
+        subprocess.run([*command, str(source), "-o", str(made)], check=True)
+        os.replace(made, built)
+    return ctypes.CDLL(str(built))
+
+
+def pair(tensor: torch.Tensor) -> tuple[int, int]:
+    """Strides along (m, n); a vector runs along n."""
+    return (0, tensor.stride(0)) if tensor.dim() == 1 else (tensor.stride(0), tensor.stride(1))
+
+
+def run(
+    name: str,
+    outputs: list[torch.Tensor],
+    x: torch.Tensor,
+    w: torch.Tensor,
+    *others: torch.Tensor,
+    hints: torch.Tensor | None = None,
+    tile: int = 0,
+    splits: int = 0,
+) -> int:
+    """Launches one of SOURCE's products on the current stream; outputs of one dim are one value per row. Returns its code."""
+    sms = torch.cuda.get_device_properties(x.device).multi_processor_count
+    plan = [0, x.device.index or 0, x.shape[0], w.shape[0], x.shape[1], tile, splits, sms]
+    for output in outputs:
+        plan += (output.stride(0), 0) if output.dim() == 1 else output.stride()
+    for operand in (x, w, *others):
+        plan += pair(operand)
+    pointers = [ctypes.c_void_p(t.data_ptr()) for t in (*outputs, x, w, *others)]
+    state = ctypes.c_void_p(hints.data_ptr() if hints is not None else 0)
+    stream = ctypes.c_void_p(torch.cuda.current_stream(x.device).cuda_stream)
+    return int(getattr(library(), name)(*pointers, state, (ctypes.c_int64 * len(plan))(*plan), stream))
+
+
+def poisoned(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.full(shape, -7777.0, device="cuda", dtype=dtype)
+
+
+def product(x: torch.Tensor, w: torch.Tensor, **options: object) -> torch.Tensor:
+    """x · wᵀ by the kernel."""
+    y = poisoned(x.shape[0], w.shape[0])
+    code = run("plain", [y], x, w, **options)  # type: ignore[arg-type]
+    assert code == 0, code
+    return y

@@ -1,0 +1,214 @@
+"""Products on the tensor cores against float64, on data that is hard for sums, and beside PyTorch's fp32 product."""
+
+import math
+import random
+
+import pytest
+import torch
+
+from tests.cuda.product_kernels import NOT_COVERED, pair, poisoned, product, run
+
+EPS = 2.0**-23
+
+
+@pytest.fixture(autouse=True)
+def hopper():
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("these products are for compute capability 9.0")
+    torch.manual_seed(5)
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def normal(*shape):
+    return torch.randn(*shape, device="cuda")
+
+
+def uniform(*shape):
+    return torch.rand(*shape, device="cuda")
+
+
+def wide(*shape, binades=20):
+    """Log-uniform magnitudes of both signs."""
+    return torch.exp2((uniform(*shape) - 0.5) * 2 * binades) * torch.where(uniform(*shape) < 0.5, -1.0, 1.0)
+
+
+def cancelling(m, n, k):
+    """Pairs of neighbours that cancel but for a part in 4096."""
+    x, w = normal(m, k // 2), normal(n, k // 2)
+    near = w * (1 + normal(n, k // 2) / 4096)
+    return torch.stack([x, -x], -1).reshape(m, k), torch.stack([w, near], -1).reshape(n, k)
+
+
+def data(name, m, n, k):
+    if name == "uniform":
+        return uniform(m, k), (uniform(n, k) * 2 - 1) / math.sqrt(k)
+    if name == "normal":
+        return normal(m, k), normal(n, k)
+    if name == "positive":
+        return uniform(m, k), uniform(n, k)
+    if name == "wide":
+        return wide(m, k), wide(n, k)
+    if name == "cancelling":
+        return cancelling(m, n, k)
+    if name == "rows":  # rows of very different scale
+        return normal(m, k) * wide(m, 1, binades=40), normal(n, k) * wide(n, 1, binades=40)
+    if name == "features":  # scales along k that the weight makes up for
+        scale = wide(1, k, binades=8)
+        return normal(m, k) * scale, normal(n, k) / scale
+    assert name == "sparse"
+    return normal(m, k) * (uniform(m, k) < 0.05), normal(n, k) * (uniform(n, k) < 0.05)
+
+
+def errors(y, x, w):
+    """Largest and rms error, in units of the sum of the terms' magnitudes."""
+    truth, terms = x.double() @ w.double().T, x.double().abs() @ w.double().abs().T
+    relative = ((y.double() - truth).abs() / terms.clamp_min(1e-300)).nan_to_num(nan=math.inf)
+    return float(relative.max()), float(relative.square().mean().sqrt())
+
+
+DATA = ("uniform", "normal", "positive", "wide", "cancelling", "rows", "features", "sparse")
+
+
+@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize(("m", "n", "k"), [(128, 512, 64), (128, 512, 1024), (20, 1000, 4096), (128, 1024, 32768)])
+def test_errors_are_no_larger_than_those_of_the_fp32_product(name, m, n, k):
+    x, w = data(name, m, n, k)
+    ours, theirs = errors(product(x, w), x, w), errors(x @ w.T, x, w)
+    # Below one rounding of the terms' sum, which of the two is smaller says nothing.
+    assert ours[0] <= max(theirs[0], EPS), (ours, theirs)
+    assert ours[1] <= max(theirs[1], EPS / 4), (ours, theirs)
+
+
+def test_random_shapes_tiles_and_parts_of_k():
+    draw = random.Random(7)
+    for _ in range(300):
+        m, n, k = (int(2 ** draw.uniform(0, top)) for top in (9, 11, 12))
+        tile, splits = draw.choice([0, 16, 64, 128]), draw.choice([0, 0, 1, 2, 3, 7])
+        pitch = -(-k // 4) * 4 + 4 * draw.randrange(3)
+        x, w = normal(m, k), normal(n, pitch)[:, :k]
+        found = errors(product(x, w, tile=tile, splits=splits), x, w)
+        assert found[0] <= 1e-6, ((m, n, k), tile, splits, pitch, found)
+
+
+def test_hints_do_not_change_the_result():
+    x, w = normal(70, 777), normal(300, 780)[:, :777]
+    hints = torch.zeros(300, device="cuda")
+    first = product(x, w, hints=hints)
+    assert torch.equal(hints, w.abs().amax(1))
+    assert torch.equal(product(x, w, hints=hints), first)
+    assert torch.equal(product(x, w), first)
+
+
+@pytest.mark.parametrize("factor", [2.0**-30, 2.0**-12, 0.25, 0.9, 3.0, 2.0**5, 2.0**40, 0.0])
+def test_a_weight_that_was_changed_in_place(factor):
+    x, w = normal(33, 512), normal(260, 512)
+    hints = torch.zeros(260, device="cuda")
+    product(x, w, hints=hints)
+    w[5:130] *= factor
+    for _ in range(2):  # with the old hints, then with those that the first call left
+        y = product(x, w, hints=hints)
+        assert errors(y, x, w)[0] <= 1e-6
+    assert bool((y[:, 5:130] == 0).all()) == (factor == 0)
+
+
+def test_any_hints_do():
+    x, w = normal(20, 256), normal(140, 256)
+    for value in (1e-45, 1e-30, 1e-3, 1e3, 1e38, math.inf, math.nan, -1.0):
+        hints = torch.full((140,), value, device="cuda")
+        assert errors(product(x, w, hints=hints), x, w)[0] <= 1e-6
+
+
+@pytest.mark.parametrize("scale", [1e-38, 1e-30, 1e-20, 1e17, 1e30, 1e37])
+def test_magnitudes_near_the_ends_of_fp32(scale):
+    x, w = normal(20, 300), normal(200, 300) * scale
+    assert errors(product(x, w), x, w)[0] <= 1e-6
+    small = normal(40, 300)
+    assert errors(product(w[:20].contiguous(), small), w[:20], small)[0] <= 1e-6
+
+
+def test_infinities_and_nan_are_those_of_the_fp32_product():
+    x, w = normal(40, 260), normal(300, 260)
+    x[3, 7], x[9, 0], x[11, 5] = math.inf, math.nan, -math.inf
+    x[11, 6] = math.inf
+    w[17, 3], w[200, 259], w[201] = math.inf, math.nan, 0.0
+    y, theirs = product(x, w), x @ w.T
+    assert torch.equal(y.isnan(), theirs.isnan())
+    assert torch.equal(y.isinf(), theirs.isinf())
+    assert torch.equal(y[y.isinf()], theirs[y.isinf()])
+    rows, columns = y.isfinite().all(1), y[0].isfinite()
+    assert rows.sum() == 37 and columns.sum() == 298
+    kept = y[rows][:, columns]
+    assert errors(kept, x[rows], w[columns])[0] <= 1e-6
+
+
+def test_sums_that_overflow():
+    x, w = torch.full((16, 64), 1e30, device="cuda"), torch.full((130, 64), 1e30, device="cuda")
+    assert bool((product(x, w) == math.inf).all())
+
+
+def test_bodies_with_operands_and_several_outputs():
+    m, n, k = 100, 333, 200
+    x, w, bias, factor = normal(m, k), normal(n, k), normal(n), normal(m, n).half()
+    y, z = poisoned(n, m).T, poisoned(m, n, dtype=torch.float16)
+    assert run("two", [y, z], x, w, bias, factor) == 0
+    truth = x.double() @ w.double().T
+    assert float((y - (truth + bias)).abs().max()) < 1e-4
+    assert float((z - torch.sigmoid(truth) * factor).abs().max()) < 4e-3
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(1, 1, 4), (3, 130, 64), (128, 5000, 256), (300, 1000, 128), (17, 129, 8192)]
+)
+def test_rows_reduced(m, n, k):
+    x, w, bias = normal(m, k), normal(n, k) / math.sqrt(k), normal(n)
+    mean, most = poisoned(m), poisoned(m)
+    assert run("sigmoid_sum", [mean], x, w, bias) == 0
+    assert run("row_max", [most], x, w) == 0
+    truth = x.double() @ w.double().T
+    assert float((mean - torch.sigmoid(truth + bias).mean(1)).abs().max()) < 1e-6
+    assert float((most - truth.amax(1)).abs().max()) < 1e-5
+
+
+def test_x_of_any_strides_and_of_half_precision():
+    w = normal(200, 120)
+    for x in (normal(120, 50).T, normal(50, 241)[:, 1::2], normal(50, 121)[:, 1:]):
+        assert errors(product(x, w), x, w)[0] <= 1e-6
+    x, y = normal(50, 120).half(), poisoned(50, 200)
+    assert run("plain_half", [y], x, w) == 0
+    assert errors(y, x, w)[0] <= 1e-6
+
+
+def test_what_is_not_covered():
+    x, y = normal(4, 64), poisoned(4, 8)
+    for w in (normal(64, 8).T, normal(8, 65)[:, 1:], normal(8, 66)[:, :64]):
+        assert pair(w)[1] != 1 or pair(w)[0] % 4 or w.data_ptr() % 16
+        assert run("plain", [y], x, w) == NOT_COVERED
+    assert bool((y == -7777).all())
+
+
+def test_the_same_bits_on_every_run_stream_and_graph():
+    x, w, bias = normal(128, 4096), normal(2048, 4096), normal(2048)
+    hints, y = torch.zeros(2048, device="cuda"), poisoned(128)
+    assert run("sigmoid_sum", [y], x, w, bias, hints=hints) == 0
+    first = y.clone()
+    for _ in range(20):
+        y.fill_(-1)
+        assert run("sigmoid_sum", [y], x, w, bias, hints=hints) == 0
+        assert torch.equal(y, first)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        y.fill_(-1)
+        assert run("sigmoid_sum", [y], x, w, bias, hints=hints) == 0
+    torch.cuda.current_stream().wait_stream(side)
+    assert torch.equal(y, first)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        assert run("sigmoid_sum", [y], x, w, bias, hints=hints) == 0
+    y.fill_(-1)
+    graph.replay()
+    assert torch.equal(y, first)
+    x.mul_(2)
+    graph.replay()
+    assert not torch.equal(y, first)
+    assert float((y - torch.sigmoid(x.double() @ w.double().T + bias).mean(1)).abs().max()) < 1e-6
