@@ -41,8 +41,8 @@ using C = mn::compute_t<T>;
     return mn::pointwise<name##_body, mn::types<T>, mn::types<T>>({y}, {x}, plan, queue);          \\
   }
 KERNEL(copy, x)
-KERNEL(hardsigmoid, mn::minimum(mn::maximum(x + C(3), C(0)), C(6)) / C(6))
-KERNEL(sigmoid, mn::sigmoid(x))
+KERNEL(hardsigmoid, mn::minimum(mn::maximum(x + C(3), C(0)), C(6)) * C(1.0 / 6))
+KERNEL(sigmoid, mn::sigmoid<T>(x))
 KERNEL(gelu, mn::gelu(x))
 """
 
@@ -95,6 +95,7 @@ def compile_case(case: Case, arch: str, folder: Path) -> Compiled:
         find("nvcc"),
         "-std=c++17",
         "-O3",
+        "-fmad=false",
         "-cubin",
         f"-gencode=arch=compute_{number},code={arch}",
         "-Xptxas",

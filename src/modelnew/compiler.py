@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any, NamedTuple, Protocol
 
 import torch
-import torch.utils._pytree as pytree
 from torch import fx, nn
 
 from modelnew import fakes
 from modelnew.graph.capture import FLOATING, Captured, capture
 from modelnew.graph.evidence import agree, follows, pieces
+from modelnew.graph.original import Original, original, put_back, stays
 from modelnew.graph.other_inputs import of_rank, set_to_one
 from modelnew.graph.partition import Partition, Region, is_product, partition
 from modelnew.graph.retype import retyped
@@ -105,6 +105,26 @@ def with_products(program: Program, onednn: frozenset[str] = frozenset(), *, our
     return replace(program, kernels=kernels, called=called, forward=forward)
 
 
+def originals(program: Program) -> list[tuple[str, list[fx.Node], Original]]:
+    """The kernels that stand for whole calls of forward: name, operands, and those calls. None that takes in a product."""
+    found = []
+    for called in program.called:
+        calls = original(program.captured, called.region, called.stores) if called.product is None else None
+        if calls is not None:
+            found.append((called.name, called.reads, calls))
+    return found
+
+
+def without(program: Program, losers: Sequence[Original]) -> Program:
+    """The program with these kernels' work left to the calls that they stood for, as forward made them."""
+    if not put_back(program.captured, losers):
+        return program
+    smaller = compile_captured(program.captured)
+    any_rank = program.any_rank and bool(smaller.kernels) and _is_elementwise(smaller)
+    kernels = tuple(replace(kernel, any_rank=any_rank) for kernel in smaller.kernels)
+    return replace(smaller, kernels=kernels, working=program.working, smallest=program.smallest, any_rank=any_rank)
+
+
 def compile_module(
     model: nn.Module,
     inputs: Sequence[object],
@@ -123,7 +143,7 @@ def compile_module(
 def compile_captured(captured: Captured, show: Callable[[str, object], None] = lambda name, value: None) -> Program:
     """The program for a captured graph that has been rewritten."""
     types = Types(captured.working)
-    parts = partition(captured.graph, lambda node: why_not(node, types))
+    parts = partition(captured.graph, lambda node: stays(node) or why_not(node, types))
     show("partition", parts)
     kernels, called = _lower_all(captured, parts, types)
     show("lower", kernels)

@@ -18,6 +18,7 @@ import typer
 
 from modelnew import __version__
 from modelnew.errors import EXIT_BAD_INPUT, ModelnewError
+from modelnew.prints import Once
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,7 +40,7 @@ def session(*, as_json: bool) -> Iterator[Progress]:
         "PYTHONWARNINGS", "ignore:Failed to initialize NumPy"
     )  # in the processes that check and time, too
     try:
-        with _stdout_to_stderr(), _progress() as show:
+        with _progress() as show, _stdout_to_stderr():  # in this order: what a model prints goes above the display
             yield show
     except ModelnewError as error:
         _fail(error, as_json)
@@ -78,7 +79,7 @@ def _stdout_to_stderr() -> Iterator[None]:
     saved = os.dup(1)
     os.dup2(2, 1)  # for child processes and C code, which do not ask Python
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(Once()):
             yield
     finally:
         os.dup2(saved, 1)
@@ -97,7 +98,7 @@ def _progress() -> Iterator[Progress]:
 
     columns = (SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with Display(*columns, console=Console(stderr=True), transient=True) as display:
-        task = display.add_task("")
+        task = display.add_task("starting")
         yield lambda step: display.update(task, description=step)
 
 

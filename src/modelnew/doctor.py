@@ -37,6 +37,7 @@ __global__ void twice(__half* y) {{ y[threadIdx.x] = __hadd(y[threadIdx.x], y[th
 }}
 """
 _SIMD = ("avx512f", "avx2", "avx", "sse4_2", "sve2", "sve", "asimd")  # widest first, as /proc/cpuinfo names them
+_NEEDED = frozenset({"C++ compiler", "ninja", "cache"})
 _QUICK = {"MODELNEW_BUILD_TIMEOUT_S": "30"}
 _NVIDIA = Path("/dev/nvidiactl")
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -50,6 +51,12 @@ class Finding:
     ok: bool
     detail: str
     fix: str = ""
+
+    @property
+    def blocks(self) -> bool:
+        """Whether models cannot be optimised on this machine because of it: what only a GPU would gain from is no such thing."""
+        needed = _NEEDED | {"CUDA compiler"} if torch.cuda.is_available() else _NEEDED
+        return not self.ok and self.name in needed
 
 
 def examine() -> list[Finding]:

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from modelnew import reference
 from modelnew.errors import UnsupportedError
 
+T = TypeVar("T")
 Convert = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -34,6 +35,15 @@ def fake_if_possible(mode: FakeTensorMode, make: Callable[[], Any], seed: int) -
     except (Exception, SystemExit):
         with reference.seeded(seed):
             return make()
+
+
+def made_on(device: str | torch.device, make: Callable[[], T]) -> T:
+    """`make()` with what it draws drawn on a GPU straight away: gigabytes of random numbers take seconds on the CPU.
+    Where that fails (it goes through NumPy, or names the CPU), as it is."""
+    if torch.device(device).type == "cuda":
+        with contextlib.suppress(Exception), torch.device(device):
+            return make()
+    return make()
 
 
 def to_fake(mode: FakeTensorMode, move: Convert) -> Convert:
@@ -78,6 +88,13 @@ def require_supported(model: nn.Module, inputs: list[Any], on: str) -> None:
                 on=on,
                 hint="Use a floating, integer or bool dtype.",
             )
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Around a run of a model that has run before: it would print, and warn, the same again."""
+    with quiet_logs(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 @contextlib.contextmanager

@@ -48,8 +48,13 @@ def require_writable(output: Path, reference: Path, *, force: bool) -> None:
     try:
         descriptor, probe = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
     except OSError as error:
-        hint = "Create the folder first." if isinstance(error, FileNotFoundError) else "Choose another place with -o."
-        raise OutputError(f"cannot write here: {error.strerror}", doing=doing, on=str(output), hint=hint) from None
+        if output.parent.is_dir():
+            reason, hint = error.strerror, "Choose another place with -o."
+            if isinstance(error, FileNotFoundError):  # /proc and its like say so
+                reason = f"no file can be made in {output.parent}"
+        else:
+            reason, hint = f"there is no folder {output.parent}", "Create it first, or choose another place with -o."
+        raise OutputError(f"cannot write here: {reason}", doing=doing, on=str(output), hint=hint) from None
     os.close(descriptor)
     Path(probe).unlink()
 

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from modelnew.errors import MemoryShortError, ModelnewError, ReferenceFileError
+from modelnew.prints import Once
 
 T = TypeVar("T")
 
@@ -104,7 +105,7 @@ def _surroundings(path: Path) -> Iterator[None]:
     folder = str(path.resolve().parent)
     sys.path.append(folder)
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stdout if isinstance(sys.stdout, Once) else sys.stderr):
             yield
     finally:
         with contextlib.suppress(ValueError):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from modelnew.bench.compare import Change
@@ -12,7 +13,10 @@ if TYPE_CHECKING:
 
 CHECK_COLUMNS = ("case", "outcome", "rms", "max", "why, or what it catches")
 COMPARE_COLUMNS = ("variant", "old", "new", "speed, new against old", "95 % interval", "verdict")
-BENCH_COLUMNS = ("variant", "median", "speed", "95 % interval", "verdict", "÷ floor", "note")
+BENCH_COLUMNS = (
+    *("variant", "median", "speed", "95 % interval", "verdict", "÷ floor", "error", "first call", "memory", "note"),
+)
+FOLDER_COLUMNS = ("task", "eager", "modelnew", "speed", "95 % interval", "verdict", "÷ floor", "note")
 
 
 def check_notes(report: CheckReport) -> str:
@@ -42,8 +46,9 @@ def bench_title(report: BenchReport) -> str:
 def bench_cells(row: Row) -> tuple[str, ...]:
     """Cells for BENCH_COLUMNS."""
     if row.seconds is None:
-        return (row.name, "failed", "", "", "", "", row.note)
+        return (row.name, "failed", *[""] * 7, row.note)
     ratio = row.ratio
+    against = f" ({row.error_against})" if row.error_against not in ("", "float64") else ""
     return (
         row.name,
         time(row.seconds),
@@ -51,7 +56,44 @@ def bench_cells(row: Row) -> tuple[str, ...]:
         f"{ratio.low:.2f} to {ratio.high:.2f}" if ratio else "",
         row.verdict,
         f"{row.over_floor:.2f}" if row.over_floor is not None else "",
+        f"{row.error:.0e}{against}" if row.error is not None else "",
+        time(row.first_call_s) if row.first_call_s is not None else "",
+        f"{row.memory_bytes / 1e6:,.1f} MB" if row.memory_bytes is not None else "",
         row.note,
+    )
+
+
+def folder_cells(task: Mapping[str, Any]) -> tuple[str, ...]:
+    """Cells for FOLDER_COLUMNS, from a task of `FolderReport`."""
+    if not task["report"]:
+        verdict = "accepted" if task["accepted"] else "not accepted"
+        return (task["task"], "", "", "", "", verdict, "", task["reason"] or "")
+    eager, new = task["report"]["variants"][0], task["report"]["variants"][-1]
+    if new["status"] != "timed":
+        return (task["task"], time(eager["seconds"]), "failed", "", "", "", "", new["reason"])
+    high = "∞" if new["high"] is None else f"{new['high']:.2f}"
+    return (
+        task["task"],
+        time(eager["seconds"]),
+        time(new["seconds"]),
+        f"{new['ratio']:.2f} ×",
+        f"{new['low']:.2f} to {high}",
+        new["verdict"],
+        f"{new['over_floor']:.2f}" if new["over_floor"] is not None else "",
+        "faster than the hardware allows: not believed" if new["impossible"] else "",
+    )
+
+
+def folder_summary(summary: Mapping[str, Any], tasks: int) -> str:
+    """How many tasks became faster, by how much, and which did not; one line each."""
+    shares = ", ".join(f"{100 * share:.0f} % more than {p} ×" for p, share in summary["fast_p"].items())
+    mean, slower = summary["geometric_mean"], ", ".join(summary["slower"])
+    return "\n".join(
+        [
+            f"of {tasks} tasks, accepted and faster than eager: {shares}",
+            f"geometric mean of the accepted tasks' speeds: {mean:.2f} ×" if mean is not None else "no task was timed",
+            f"slower than eager: {slower or 'none'}",
+        ]
     )
 
 

@@ -224,10 +224,14 @@ def test_a_hung_compiler_is_stopped(cache: Path, tmp_path: Path, monkeypatch: py
 
 def test_interrupting_a_build_leaves_nothing(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", hanging_compiler(tmp_path))
-    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        build("seven", SEVEN, "cpu")
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            build("seven", SEVEN, "cpu")
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert not working_in(cache) and not list(cache.iterdir())
 
 

@@ -3,6 +3,8 @@
 import copy
 import gc
 import pickle
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -89,6 +91,27 @@ def test_copies_and_pickled_weights(pair):
     assert torch.equal(ran_on_kernels(twin, x)[1], ran_on_kernels(new, x)[1])
     twin.load_state_dict(pickle.loads(pickle.dumps(new.state_dict())))
     assert torch.equal(ran_on_kernels(twin, x)[1], ran_on_kernels(new, x)[1])
+
+
+def test_a_pickled_module_runs_on_kernels_elsewhere(tmp_path):
+    model = nn.Sequential(nn.Linear(12, 16), nn.GELU())
+    new = modelnew.optimize(model, torch.randn(5, 12))
+    x = torch.randn(4, 12)
+    torch.save((new, x, ran_on_kernels(new, x)[1]), tmp_path / "saved.pt")
+    code = (
+        "import sys, torch\n"
+        "new, x, expected = torch.load(sys.argv[1], weights_only=False)\n"
+        "with torch.no_grad():\n"
+        "    assert torch.equal(new(x), expected)\n"
+        "assert sum(type(new).kernels.calls.values()) == 1, 'the original ran'\n"
+        "assert isinstance(new, torch.nn.Sequential)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "saved.pt"], check=True, timeout=300)
+    assert type(copy.deepcopy(new)) is type(new), "a copy shares the kernels"
+    new[0].weight.data.zero_()
+    assert not torch.equal(
+        pickle.loads(pickle.dumps(new))[0].weight, torch.load(tmp_path / "saved.pt", weights_only=False)[0][0].weight
+    )
 
 
 def test_other_values_of_plain_arguments_run_the_original(pair):

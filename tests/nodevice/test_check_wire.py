@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modelnew.check.wire import Reader, WireError, Writer
+from modelnew.check.wire import Drawn, Reader, WireError, Writer
 
 
 def round_trip(folder, value):
@@ -55,3 +55,11 @@ def test_a_description_that_reaches_outside_its_file_is_refused(tmp_path, change
     described = Writer(tmp_path).describe(torch.zeros(4, 4)) | change
     with pytest.raises(WireError):
         Reader(tmp_path).value(described)
+
+
+def test_drawn_tensors_are_the_same_on_both_sides_without_a_file(tmp_path):
+    wanted = Drawn((3, 5), torch.float16, 7)
+    (found,) = round_trip(tmp_path, [wanted])
+    assert found.shape == (3, 5) and found.dtype == torch.float16
+    assert torch.equal(found, wanted.on(torch.device("cpu"))) and not any(tmp_path.iterdir())
+    assert not torch.equal(found, Drawn((3, 5), torch.float16, 8).on(torch.device("cpu")))

@@ -49,3 +49,11 @@ def test_slower_beyond_the_threshold_is_exit_1(tmp_path):
 def test_a_file_that_is_no_measurement(tmp_path):
     result = run(tmp_path, document(0.002), "not json")
     assert result.exit_code == 2
+
+
+def test_a_folder_takes_no_candidates_and_no_sweep(tmp_path):
+    for extra in (["new.py"], ["--sweep", "size=1,2"]):
+        result = CliRunner().invoke(app, ["bench", str(tmp_path), *extra])
+        assert result.exit_code == 2 and "a folder takes no NEW.py and no --sweep" in result.output
+    empty = CliRunner().invoke(app, ["bench", str(tmp_path), "--results", str(tmp_path / "results")])
+    assert empty.exit_code == 2 and "no reference file in this folder" in empty.output

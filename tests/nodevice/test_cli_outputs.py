@@ -54,10 +54,17 @@ def test_a_folder_is_no_output(reference, tmp_path):
         require_writable(tmp_path, reference, force=True)
 
 
-@pytest.mark.parametrize("place", ["missing/out.py", "ref.py/out.py", "/proc/out.py"])
-def test_a_place_that_cannot_be_written_is_found_first(reference, tmp_path, place):
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("missing/out.py", "there is no folder"),
+        ("ref.py/out.py", "there is no folder"),
+        ("/proc/out.py", "no file can be made in /proc"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_found_first(reference, tmp_path, place, reason):
     output = tmp_path / place
-    with pytest.raises(OutputError, match="cannot write here"):
+    with pytest.raises(OutputError, match=f"cannot write here: {reason}"):
         require_writable(output, reference, force=False)
     with pytest.raises(OutputError, match="cannot be written"):
         write(output, "text")

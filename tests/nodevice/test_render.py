@@ -21,7 +21,7 @@ X = torch.randn(6, 10)
 POINTWISE = """\
 struct sigmoid_mul_body {
   MN_FN auto operator()(C x) const {
-    return mn::values(mn::sigmoid(x) * C(2.0));
+    return mn::values(mn::sigmoid<T>(x) * C(2.0));
   }
 };
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-from modelnew.kernel.ir import INFIX, NARROW_TYPES, Expr
+from modelnew.kernel.ir import INFIX, NARROW_TYPES, ROUNDED, Expr
 
 LONGEST_LINE = 110
 
@@ -65,7 +65,8 @@ class Writer:
             text = {"neg": "-", "not": "!", "bitnot": "~"}[function] + args[0]
             text = f"({text})"
         else:
-            return f"mn::{function}({', '.join(map(bare, args))})"
+            storage = "<T>" if function in ROUNDED and expr.ctype == "C" else ""
+            return f"mn::{function}{storage}({', '.join(map(bare, args))})"
         # C++ computes narrow integers in int: bring the result back as PyTorch wraps it
         narrow = expr.ctype in NARROW_TYPES or (expr.ctype == "bool" and function not in ("and", "or", "not"))
         return f"mn::cast<{expr.ctype}>({bare(text)})" if narrow else text

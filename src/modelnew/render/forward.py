@@ -140,7 +140,12 @@ class ForwardWriter:
     def _is_plain_product(self, node: fx.Node) -> bool:
         """A linear layer in the working dtype, of matrices."""
         value: Any = node.meta.get("val")
-        return self.ours and node.target is aten.linear.default and value.dim() >= 2 and value.dtype == self.captured.working
+        return (
+            self.ours
+            and node.target is aten.linear.default
+            and value.dim() >= 2
+            and value.dtype == self.captured.working
+        )
 
     def name_of(self, node: fx.Node) -> str:
         """What a reader knows a tensor by: the argument, the parameter's path with underscores, the op that made it."""

@@ -7,7 +7,6 @@ from modelnew.kernel.product import Contraction, contraction
 from modelnew.render.expression import Writer, bare
 from modelnew.render.names import names_of
 
-
 PLAIN = """\
 // linear(x, weight), without and with a bias
 struct linear_term {

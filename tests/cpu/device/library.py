@@ -14,7 +14,16 @@ import torch
 HERE = Path(__file__).parent
 DEVICE = HERE.parents[2] / "src" / "modelnew" / "device"
 FLAGS = (
-    *("-O3", "-march=native", "-std=c++17", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
+    *(
+        "-O3",
+        "-march=native",
+        "-std=c++17",
+        "-fopenmp",
+        "-ffp-contract=off",
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        "-fno-tree-pre",
+    ),
     *(
         "-fPIC",
         "-shared",

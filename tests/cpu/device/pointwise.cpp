@@ -41,3 +41,7 @@ MN_EXPORT int pick(void* y, void* next, const void* mask, const void* x, const v
   return mn::pointwise<pick_body, mn::types<T, int64_t>, mn::types<bool, T, int64_t>>({y, next}, {mask, x, n}, plan,
                                                                                       queue);
 }
+
+#if defined(__linux__) && defined(__x86_64__)
+MN_EXPORT int64_t free_in_huge_pages(const char* text) { return mn::detail::free_in_huge_pages(text); }
+#endif

@@ -1,5 +1,6 @@
 """Pointwise kernels: every plan kind, sizes around every boundary, strides of every sort, all dtypes, 1 to 3 threads."""
 
+import ctypes
 from collections.abc import Sequence
 
 import pytest
@@ -160,9 +161,28 @@ def test_past_the_cache(dtype: torch.dtype) -> None:
     assert torch.equal(y, (x == 0).to(dtype))
 
 
-def test_huge_pages() -> None:
-    """An output large enough for `madvise`, and not a multiple of a page."""
-    x = torch.zeros(3 * (1 << 20) + 77)
-    y = torch.empty_like(x)
-    run("is_zero", [y], [x])
-    assert bool((y == 1).all())
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("cache", [CACHE, 1 << 40])
+def test_huge_pages(threads: int, cache: int) -> None:
+    """Outputs of memory that was never touched: threads meet within a page, and enter it at its end."""
+    x = torch.zeros(9 * (1 << 20) + 77)  # above 32 MiB, the C library hands out new pages
+    x[::3] = 1
+    expected = (x == 0).float()
+    for _ in range(5):
+        y = torch.empty_like(x)
+        run("is_zero", [y], [x], threads, cache)
+        assert torch.equal(y, expected)
+
+
+def test_free_memory_in_huge_pages() -> None:
+    text = b"""Node 0, zone      DMA      0      0      0      0      0      0      0      0      1      1      3
+Node 0, zone    DMA32      1      1      4      2      5      4      3      3      4      0      0
+Node 1, zone   Normal   9710   5888   3310   2908   1018    598    465    253    681      2   2463
+"""
+    library = load("pointwise.cpp", *options(torch.float32))
+    if not hasattr(library, "free_in_huge_pages"):
+        pytest.skip("Linux on x86 only")
+    count = library.free_in_huge_pages
+    count.restype = ctypes.c_int64
+    assert count(text) == (1 + 2) * (2 << 20) + (3 + 2463) * (4 << 20)
+    assert count(b"") == count(b"Node 0, zone") == count(b"Node 0, zone Normal 5 6") == 0

@@ -1,0 +1,118 @@
+"""Kernels that a measurement finds slower than what they stand for are left to PyTorch."""
+
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from modelnew import api, kept
+from modelnew.bench.kernels import Contest, contest
+from modelnew.bench.stats import Ratio
+from modelnew.compiler import compile_module, originals, without
+from modelnew.live import live_origin, load_source, wrap
+from modelnew.render.file import render_file
+from tests.compiled import Function, names
+from tests.examples import FOLDER, SMALL
+
+X = torch.randn(6, 10)
+
+
+def write_and_read(x):
+    x.cumsum_(1)  # the call that reads names the tensor, not the write
+    return x.relu() * 2
+
+
+STAND_FOR = {
+    "an op": (lambda s, x: x.sigmoid(), [["sigmoid"]]),
+    "a composite": (lambda s, x: x.softmax(-1), [["softmax"]]),
+    "a chain": (lambda s, x: F.gelu(s.norm(x)) * 2, [["layer_norm", "gelu", "mul"]]),
+    "two kernels": (lambda s, x: x.exp().cumsum(1).sin(), [["exp"], ["sin"]]),
+    "two results": (lambda s, x: (x.exp(), x.exp().relu()), [["exp", "exp_1", "relu"]]),
+    "a call over two kernels is neither's": (lambda s, x: F.cross_entropy(x, torch.arange(6)), []),
+    "part of a product": (lambda s, x: s.linear(x).relu(), []),
+    "after a write": (lambda s, x: x.clone().mul_(2).cumsum(1).relu(), []),
+    "of what was written to": (lambda s, x: write_and_read(x.clone()), []),
+}
+
+
+def program_of(name):
+    function, expected = STAND_FOR[name]
+    model = Function(function, norm=nn.LayerNorm(10), linear=nn.Linear(10, 7))
+    return model, compile_module(model, (X,)), expected
+
+
+@pytest.mark.parametrize("name", STAND_FOR)
+def test_the_calls_that_a_kernel_stands_for(name):
+    _, program, expected = program_of(name)
+    assert [[call.name for call in calls.calls] for _, _, calls in originals(program)] == expected
+
+
+@pytest.mark.parametrize("name", [name for name, (_, expected) in STAND_FOR.items() if expected])
+def test_what_is_put_back_is_forwards_own_calls(name):
+    """Bit for bit: the same calls as eager makes, not the pieces that they were decomposed into."""
+    model, program, expected = program_of(name)
+    smaller = without(program, [calls for _, _, calls in originals(program)])
+    assert smaller.kernels == ()
+    assert len([node for node in smaller.captured.graph.nodes if node.op == "call_function"]) >= len(expected)
+    runnable = torch.fx.GraphModule(model, smaller.captured.graph)
+    state = list(smaller.captured.state.values())
+    with torch.no_grad():
+        found = runnable(*(eval(path, {"self": model}) for path in state), X)
+        wanted = model(X)
+    for mine, theirs in zip(found, wanted if isinstance(wanted, tuple) else (wanted,), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_one_kernel_of_two_is_left():
+    model, program, _ = program_of("two kernels")
+    (_, _, first), _ = originals(program)
+    smaller = without(program, [first])
+    assert names(smaller) == ["sin"]
+    new = wrap(model, load_source(render_file(smaller, model, live_origin(model)), type(model)))
+    with torch.no_grad():
+        assert torch.allclose(new(X), model(X), atol=1e-6)
+    assert type(new).kernels.calls == {"sin": 1}
+
+
+def test_a_slow_kernel_loses_and_a_fast_one_does_not():
+    _, program, _ = program_of("an op")
+    ((name, reads, calls),) = originals(program)
+
+    def slow(*tensors):
+        return X + 0 * sum(range(100_000))
+
+    assert contest(name, slow, reads, calls, "cpu").lost
+    assert not contest(name, lambda *tensors: X, reads, calls, "cpu").lost
+
+
+def test_a_contest_that_would_take_the_memory_is_not_held(monkeypatch):
+    _, program, _ = program_of("an op")
+    ((name, reads, calls),) = originals(program)
+    monkeypatch.setattr(sys.modules[contest.__module__], "free_memory", lambda device: (1000, 1000))
+    held = contest(name, lambda *tensors: pytest.fail("it ran"), reads, calls, "cpu")
+    assert held.ratio is None and not held.lost
+
+
+@pytest.mark.parametrize("verdict", ["slower", "faster"])
+def test_the_file_and_its_report_say_what_was_kept(verdict, tmp_path, monkeypatch):
+    def decided(name, kernel, reads, calls, device):
+        return Contest(name, calls, Ratio(0.5, 0.4, 0.6) if verdict == "slower" else Ratio(2.0, 1.9, 2.1), verdict)
+
+    monkeypatch.setattr(kept, "contest", decided)
+    options = {"overrides": SMALL["softmax"], "device": "cpu", "check": False}
+    monkeypatch.setattr(api, "_timed", lambda *args: [])
+    result = api.optimize_file(FOLDER / "softmax.py", output=tmp_path / "new.py", bench=True, **options)
+    assert [entry["verdict"] for entry in result.report["kernels"]] == [verdict]
+    text = result.output.read_text()
+    line = "Left to PyTorch, which was faster there: softmax." if verdict == "slower" else "Kept by a measurement"
+    assert line in text and any(line in told for told in result.summary)
+    space = {}
+    exec(compile(text, "new.py", "exec"), space)
+    x = torch.randn(3, 2051)
+    with torch.no_grad():
+        assert torch.allclose(space["ModelNew"]()(x), x.softmax(1), atol=1e-7)
+    assert hasattr(space["ModelNew"], "kernels") == (verdict == "faster")
+    unmeasured = api.optimize_file(FOLDER / "softmax.py", output=tmp_path / "plain.py", bench=False, **options)
+    assert "measurement" not in unmeasured.output.read_text()
