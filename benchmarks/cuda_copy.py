@@ -25,10 +25,10 @@ __global__ void copy(uint4* y, const uint4* x, int64_t vectors) {
     uint4 held[U];
 #pragma unroll
     for (int u = 0; u < U; ++u)
-      if (first + u * blockDim.x < vectors) held[u] = __ldcs(x + first + u * blockDim.x);
+      if (first + u * blockDim.x < vectors) held[u] = x[first + u * blockDim.x];
 #pragma unroll
     for (int u = 0; u < U; ++u)
-      if (first + u * blockDim.x < vectors) __stcs(y + first + u * blockDim.x, held[u]);
+      if (first + u * blockDim.x < vectors) y[first + u * blockDim.x] = held[u];
   }
 }
 

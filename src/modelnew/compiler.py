@@ -25,7 +25,7 @@ from modelnew.kernel.product import take_product
 from modelnew.render.forward import Forward, ForwardWriter
 from modelnew.render.kernel import render_kernel
 
-MOST_VARIANT_NODES = 400  # beyond this only the captured dtype is compiled: each further one is another export
+MOST_VARIANT_NODES = 400  # in a larger graph a dtype that runs on fakes do not show is not looked at by another capture
 LINEAR = "linear"  # what kernels.linear is already
 ANY_RANKS = (0, 1, 3, 4, 5)
 MOST_COMBINED = 4

@@ -30,7 +30,7 @@ def contested(
 def told(contests: Sequence[Contest]) -> tuple[str, ...]:
     """How it ended, for the reader of the file."""
     lost = ", ".join(contest.name for contest in contests if contest.lost)
-    kept = ", ".join(contest.name for contest in contests if contest.verdict and not contest.lost)
+    kept = ", ".join(contest.name for contest in contests if contest.verdict in ("faster", "same"))
     lines = (
         f"Kept by a measurement where this was written: {kept}.",
         f"Left to PyTorch, which was faster there: {lost}.",

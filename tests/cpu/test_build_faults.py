@@ -108,7 +108,7 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_compiler_that_does_not_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", script(tmp_path / "broken", "echo cannot run >&2\nexit 1\n"))
-    assert "broken --version does not work" in failure()
+    assert "broken --version exits with status 1: cannot run" in failure()
 
 
 def test_no_ninja(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from modelnew.bench import tensors
 from modelnew.bench.honesty import Expected, Watch
-from modelnew.bench.schedule import BLOCKS, LEAST_ROUNDS, ROUNDS, plan
+from modelnew.bench.schedule import BLOCKS, LEAST_ROUNDS, ROUNDS, plan, sets
 
 
 @pytest.mark.parametrize("size", [2, 7, 1000])
@@ -102,3 +102,14 @@ def test_plans_fit_the_budget_and_keep_a_least() -> None:
         blocks, rounds = plan(seconds, 10.0)
         assert blocks * rounds * seconds <= 10.0 or blocks * rounds == LEAST_ROUNDS
     assert plan(60.0, 10.0) == (LEAST_ROUNDS, 1)
+
+
+@pytest.mark.parametrize(
+    ("setup_s", "budget_s", "expected"),
+    [(0.0, 20.0, 8), (5.0, 20.0, 8), (10.0, 20.0, 5), (39.0, 20.0, 2), (41.0, 20.0, 1), (600.0, 20.0, 1)],
+)
+def test_sets_of_processes_after_the_first_take_at_most_twice_the_budget(
+    setup_s: float, budget_s: float, expected: int
+) -> None:
+    assert sets(8, setup_s, budget_s) == expected
+    assert (expected - 1) * setup_s <= 2 * budget_s

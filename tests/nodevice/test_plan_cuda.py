@@ -101,7 +101,8 @@ class Rows:
         (Rows((16, 1 << 22)), H200, "grid", "16 rows at a time: 3 reads"),  # LayerNorm of few very long rows
         (Rows((1, 1 << 30), sweeps=1), H200, "grid", "264 blocks per row"),
         (Rows((1, 1 << 30)), H200, "grid", "3 reads"),
-        (Rows((4096, 4096), sweeps=1), H200, "block", "128 threads"),
+        (Rows((4096, 4096), sweeps=1), H200, "block", "a block of 128 threads"),
+        (Rows((1 << 20, 4096), sweeps=1), H200, "block", "a block of 32 threads"),
         (Rows((4096, 4096), (0,), sweeps=1), H200, "side by side", "32 neighbouring rows"),
         (Rows((256, 4096, 4096), (0,), sweeps=1), H200, "side by side", "one read"),
         (Rows((256, 4096, 4096), (1,), sweeps=1), H200, "side by side", "one read"),

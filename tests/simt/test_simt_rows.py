@@ -62,8 +62,8 @@ def test_rows_that_begin_anywhere(program: Get, dtype: type) -> None:
         ((9, 8193), H200._replace(sms=4), "block"),
         ((3, 20001), OLD._replace(sms=2), "block"),  # does not fit: read in every sweep
         ((5, 8195), SMALL, "grid"),  # 10 blocks' worth of shared memory, 4 SMs: read in every sweep
-        ((5, 8200), SMALL._replace(sms=16, shared_per_block=14 << 10), "cluster"),
-        ((5, 10001), SMALL._replace(sms=16, shared_per_block=14 << 10), "cluster"),
+        ((5, 8200), SMALL._replace(sms=16, shared_per_block=26 << 10), "cluster"),
+        ((5, 10001), SMALL._replace(sms=16, shared_per_block=26 << 10), "cluster"),
         ((3, 25003), SPREAD, "grid"),
         ((1, 50001), SPREAD, "grid"),
     ],

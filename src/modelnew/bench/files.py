@@ -37,9 +37,8 @@ def bench_file(
     candidates: files that define ModelNew. baselines: of `variants.BASELINES`; eager is always run, and always also
     against itself.
     dtype: fp64, fp32, fp16, bf16, or None for the file's own.
-    budget_s: seconds for the timing itself; builds, compilation and making the inputs come on top. At least three
-    rounds are run, in fewer
-        than five sets of processes when setting one up takes longer than twice the budget.
+    budget_s: seconds for the timing itself; builds, compilation and the first set of processes come on top, and further
+    sets take at most twice as long to set up: there are fewer where that does not do. Every block has at least a round.
     work: what the model has to do; with it the machine's rates are measured and every time is given as a multiple of
     the floor.
 

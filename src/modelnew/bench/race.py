@@ -20,7 +20,7 @@ from modelnew.bench.fleet import Nursery, VariantFailedError, Worker
 from modelnew.bench.honesty import CHANGED, RESTLESS, Expected, Values, Watch
 from modelnew.bench.remote import RemoteSeat
 from modelnew.bench.report import Report
-from modelnew.bench.schedule import Times, measure_block, plan
+from modelnew.bench.schedule import Times, measure_block, plan, sets
 from modelnew.bench.summary import AGAIN, summarise
 from modelnew.bench.tensors import deviation
 from modelnew.errors import BenchError
@@ -28,7 +28,6 @@ from modelnew.problem import Problem
 
 EAGER = "eager"
 PROCESSES, BLOCKS_PER_PROCESS = {"cpu": 8, "cuda": 3}, 3
-SETUP_SHARE = 2.0  # of the time for timing: what setting up all sets of processes but the first may take
 _LAUNCH_BOUND = 200e-6  # seconds; calls on a GPU that are shorter are also timed as a captured graph
 _DRIFT = 8.0  # times its error before the timed runs that an answer after them may have …
 _ROUNDING = 1e-6  # … or this, where the order of additions changes from call to call
@@ -71,7 +70,7 @@ class Race:
             begun = monotonic()
             seats, setup_s = self._start(nursery)
             if number == 0:
-                processes = min(processes, 1 + int(SETUP_SHARE * budget_s / max(setup_s, 1e-9)))
+                processes = sets(processes, setup_s, budget_s)
                 self._measure_memory(seats)
                 if 3 * footprint.peak < 0.5 * footprint.free:
                     self._judge(nursery, seats)
@@ -80,7 +79,7 @@ class Race:
             self._launch(seats, number, processes, budget_s / processes)
             nursery.end_workers()
             number += 1
-            if spent_s > SETUP_SHARE * budget_s:  # it takes longer than the first set let hope
+            if sets(2, spent_s, budget_s) < 2:  # it takes longer than the first set let hope
                 break
 
     def report(self, seed: int) -> Report:

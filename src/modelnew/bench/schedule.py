@@ -12,6 +12,7 @@ from typing import Protocol
 from modelnew.bench.seat import Turn
 
 BLOCKS, ROUNDS, LEAST_ROUNDS = 12, 5, 3
+_SETUP_SHARE = 2.0
 
 
 class Entrant(Protocol):
@@ -65,6 +66,11 @@ def plan(seconds_per_round: float, budget_s: float, blocks: int = BLOCKS) -> tup
     total = max(LEAST_ROUNDS, min(blocks * ROUNDS, int(budget_s / max(seconds_per_round, 1e-9))))
     rounds = max(1, total // blocks)
     return max(1, min(blocks, total // rounds)), rounds
+
+
+def sets(most: int, setup_s: float, budget_s: float) -> int:
+    """How many sets of processes: setting up those after the first takes at most `_SETUP_SHARE` times the budget."""
+    return min(most, 1 + int(_SETUP_SHARE * budget_s / max(setup_s, 1e-9)))
 
 
 def measure_block(

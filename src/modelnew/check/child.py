@@ -40,6 +40,8 @@ class Server:
         """Imports the file and makes `ModelNew(*args, **kwargs)`."""
         path = Path(request["path"])
         self.device = torch.device(request["device"])
+        if self.device.type == "cuda" and self.device.index is None:  # as tensors name it: equal devices need no copy
+            self.device = torch.device("cuda", torch.cuda.current_device())
         flags = tamper.flags()
         sys.path.append(str(path.parent))
         spec = importlib.util.spec_from_file_location("candidate", path)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from modelnew.check.observe import copy_tree, flat, flatten, same
+from modelnew.check.observe import flat, flatten, same
 
 LATE_CYCLES = 40_000_000  # of the GPU's clock, some 20 ms: work that does not wait is done by then
 UNFINISHED = "its work goes on after the call, on another stream than the caller's"
@@ -22,20 +21,24 @@ def call_late(call: Callable[..., Any], inputs: list[Any]) -> tuple[Any, list[st
     copies. inputs: tensors on one CUDA device.
     """
     device = next((tensor.device for tensor in flat(inputs)), torch.device("cuda"))
-    kept = copy_tree(inputs, lambda tensor: tensor.clone())
-    for tensor in flat(inputs):
-        if tensor.is_floating_point():
-            tensor.fill_(torch.nan)
+    late = [tensor for tensor in flat(inputs) if tensor.is_floating_point() and _own_elements(tensor)]
+    kept = [tensor.clone() for tensor in late]
+    for tensor in late:
+        tensor.fill_(torch.nan)
     stream = torch.cuda.Stream(device)
     torch.cuda.synchronize(device)
     with torch.cuda.stream(stream):
         sleep: Any = torch.cuda._sleep
         sleep(LATE_CYCLES)
-        for tensor, values in zip(flat(inputs), flat(kept), strict=True):
-            with contextlib.suppress(RuntimeError):  # an expanded input has fewer elements than it shows
-                tensor.copy_(values)
+        for tensor, values in zip(late, kept, strict=True):
+            tensor.copy_(values)
         result = call(*inputs)
         seen = {name: value.clone() for name, value in flatten(result)[0].items()}
     torch.cuda.synchronize(device)
-    late = [name for name, value in flatten(result)[0].items() if not same(value, seen[name])]
-    return result, [UNFINISHED] if late else []
+    behind = [name for name, value in flatten(result)[0].items() if not same(value, seen[name])]
+    return result, [UNFINISHED] if behind else []
+
+
+def _own_elements(tensor: torch.Tensor) -> bool:
+    """Whether no two elements share memory through a stride of 0: only then can it be written."""
+    return all(stride or size < 2 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))

@@ -49,6 +49,8 @@ class Whole:
 
     def judge(self, reference: Reference, state: Mapping[str, torch.Tensor], seed: int, answer: Answer) -> CaseResult:
         """The verdict on an answer to the inputs. seed: of what forward draws at random."""
+        if "OutOfMemoryError" in answer.error:
+            return CaseResult(NAME, CATCHES, "skipped", "it ran out of memory", detail=answer.error_text)
         if answer.error or answer.facts:
             reason = f"it raises {answer.error.splitlines()[0]}" if answer.error else answer.facts[0]
             return CaseResult(NAME, CATCHES, "rejected", reason, detail=answer.error_text)

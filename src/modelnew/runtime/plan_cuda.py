@@ -113,7 +113,7 @@ def _describe(layout: RowLayout, device: Device) -> _Row:
     widest = max((layout.itemsizes[k] for k in inputs), default=4)
     loaded = sum(layout.itemsizes[k] for k in own)
     computed = max(0, layout.on_chip - sum(max(4, layout.itemsizes[k]) for k in varying))
-    limit = device.shared_per_block // 2 - 1024 - _SCRATCH
+    limit = max(16, device.shared_per_block // 2 - 1024 - _SCRATCH)
     return _Row(
         layout.rows, layout.row_size, 16 // widest, _HELD // max(4, widest), loaded, computed, layout.sweeps, limit
     )
@@ -155,7 +155,7 @@ def _whole_blocks(layout: RowLayout, row: _Row, device: Device) -> Plan:
     resident = (1 if row.vector > 4 else 2) * device.sms  # blocks, for certain (rows_chunks.cuh)
     # as many as give all of the device work, while each has a few vectors per thread
     blocks = min(resident // row.rows, row.size // (4 * _THREADS * row.vector))
-    on_chip = -(-loaded // row.limit)  # blocks whose shared memory holds the row
+    on_chip = max(1, -(-loaded // row.limit))  # blocks whose shared memory holds the row
     while on_chip <= resident and not _kept(row, on_chip):
         on_chip += 1
     cluster = _power_of_two(on_chip)
@@ -172,8 +172,9 @@ def _whole_blocks(layout: RowLayout, row: _Row, device: Device) -> Plan:
         why = f"{blocks} blocks per row, {teams} rows at a time: {read}"
         return _plan("grid", _GRID, layout, device, _THREADS, kept, blocks + 65536 * teams, why)
     kept = _kept(row, 1) if again else 0
-    # a reduction that only reads needs many vectors per thread more than many threads
-    threads = _THREADS if again else min(_THREADS, max(32, _power_of_two(row.size // (8 * row.vector))))
+    # a reduction that only reads needs many vectors per thread more than many threads, where there are many rows
+    each = 32 if row.rows >= 32 * device.sms else 8
+    threads = _THREADS if again else min(_THREADS, max(32, _power_of_two(row.size // (each * row.vector))))
     where = f"{_kilobytes(loaded)} on chip, one read" if kept or not again else f"{row.sweeps} reads"
     return _plan("block", _BLOCK, layout, device, threads, kept, 1, f"a block of {threads} threads per row, {where}")
 

@@ -38,6 +38,13 @@ MN_FN C where(bool condition, C a, C b) {
 // NaN wins, whichever side it is on. Of two equal zeros the second is returned, as PyTorch's vector code does.
 template <class C>
 MN_FN C maximum(C a, C b) {
+#if defined(MN_CUDA) && __CUDA_ARCH__ >= 800
+  if constexpr (std::is_same<C, float>::value) {
+    float result;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+    return result;
+  }
+#endif
   if constexpr (std::is_floating_point<C>::value) {
     return b != b ? b : !(a <= b) ? a : b;
   } else {
@@ -47,6 +54,13 @@ MN_FN C maximum(C a, C b) {
 
 template <class C>
 MN_FN C minimum(C a, C b) {
+#if defined(MN_CUDA) && __CUDA_ARCH__ >= 800
+  if constexpr (std::is_same<C, float>::value) {
+    float result;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+    return result;
+  }
+#endif
   if constexpr (std::is_floating_point<C>::value) {
     return b != b ? b : !(a >= b) ? a : b;
   } else {

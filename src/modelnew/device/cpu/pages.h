@@ -24,7 +24,7 @@ struct fresh_pages {
 
 namespace detail {
 
-// Free bytes in blocks of at least 2 MB. `text`: a line per zone, its name, then the free blocks of 4 KB << 0, 1, 2, ...
+// Free bytes in blocks of at least 2 MB. `text`: a line per zone: its name, then the free blocks of 4 KB << 0, 1, ...
 inline int64_t free_in_huge_pages(const char* text) {
   int64_t found = 0;
   for (const char* at = strstr(text, "zone"); at != nullptr; at = strstr(at, "zone")) {

@@ -128,8 +128,8 @@ struct row_ports<types<Outs...>, types<Ins...>> {
     }
   }
 
-  // Where the next row has the current tile, so that its first sweep need not wait for memory; where that is not known or
-  // far beyond what the caches hold, a place that costs nothing.
+  // Where the next row has the current tile, so that its first sweep need not wait for memory; where that is not known
+  // or far beyond what the caches hold, a place that costs nothing.
   template <class S>
   struct ahead_at {
     const S* from;
@@ -142,8 +142,8 @@ struct row_ports<types<Outs...>, types<Ins...>> {
     return {base + ahead[k] + tiles.offset(k), 1};
   }
 
-  // f(first element, how many) for stream_lanes elements of the current tile at a time, then for the rest of it; asks for
-  // the next row on the way.
+  // f(first element, how many) for stream_lanes elements of the current tile at a time, then for the rest of it; asks
+  // for the next row on the way.
   template <class F>
   MN_FN void by_lanes(const F& f) const {
     by_lanes_of(f, indices_to<sizeof...(Ins)>{});

@@ -79,6 +79,27 @@ int64_t clusters_at_a_time(const launch_shape& shape, int64_t device) {
   return here;
 }
 
+// Memory for one launch after the other. The default pool would give it back to the system whenever the host waits for
+// the device, and take it anew with the next launch, which costs more than a small product does.
+inline cudaMemPool_t launch_pool(int64_t device) {
+  constexpr int devices = 64;
+  static std::array<std::atomic<cudaMemPool_t>, devices> pools = {};
+  if (device < 0 || device >= devices) return nullptr;
+  cudaMemPool_t pool = pools[device];
+  if (pool) return pool;
+  cudaMemPoolProps properties = {};
+  properties.allocType = cudaMemAllocationTypePinned;
+  properties.location.type = cudaMemLocationTypeDevice;
+  properties.location.id = static_cast<int>(device);
+  if (taken(cudaMemPoolCreate(&pool, &properties)) != 0) return nullptr;
+  uint64_t kept = 256 << 20;  // bytes
+  taken(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &kept));
+  cudaMemPool_t before = nullptr;
+  if (pools[device].compare_exchange_strong(before, pool)) return pool;
+  cudaMemPoolDestroy(pool);  // another thread was faster
+  return before;
+}
+
 // Places in one piece of memory.
 class product_workspace {
  public:
@@ -134,7 +155,10 @@ int product_tiled(const product_operands<Outs, Ins>& o, float* hints, const int6
   const int64_t sums = places.place(s.splits > 1 ? tiles * s.splits * (Columns / 2 + 2) * product_workers * 4 : 0);
   const int64_t partials = places.place(reduces ? s.m * s.n_tiles * int64_t(sizeof(partial_words<value_type>)) : 0);
   void* memory = nullptr;
-  cudaError_t error = cudaMallocAsync(&memory, static_cast<size_t>(places.bytes()), stream);
+  const cudaMemPool_t pool = launch_pool(plan[1]);
+  const size_t bytes = static_cast<size_t>(places.bytes());
+  const cudaError_t error =
+      pool ? cudaMallocFromPoolAsync(&memory, bytes, pool, stream) : cudaMallocAsync(&memory, bytes, stream);
   if (error != cudaSuccess) return taken(error);
   const auto at = [&](int64_t place) { return static_cast<unsigned char*>(memory) + place; };
   s.x = at(halves);
@@ -167,7 +191,7 @@ int product_tiled(const product_operands<Outs, Ins>& o, float* hints, const int6
 template <class Outs, class Ins>
 bool product_covers(const product_operands<Outs, Ins>& o, const int64_t* plan) {
   constexpr int w = Outs::size + 1;
-  constexpr int64_t most = 0x7fffffff;
+  constexpr int64_t most = 1 << 30;
   int major = 0, minor = 0;
   cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, static_cast<int>(plan[1]));
   cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, static_cast<int>(plan[1]));

@@ -53,12 +53,12 @@ inline constexpr int product_warps = 8;  // that hold sums, 16 rows of the weigh
 template <int N>
 struct held_sums {
   float (&at)[2 * N];  // of i: at[4 * (i / 2) + i % 2], and 2 further on for row + 8
-  int64_t row, column, rows, columns;
+  int row, column, rows, columns;
 };
 // An index that the compiler knows nothing of: what depends on it is computed in its place, not for all places before.
-MN_FN int64_t hidden(int64_t index) {
+MN_FN int hidden(int index) {
 #if defined(__CUDA_ARCH__)
-  asm volatile("" : "+l"(index));
+  asm volatile("" : "+r"(index));
 #endif
   return index;
 }
@@ -70,12 +70,12 @@ MN_FN void store_sums(const product_operands<Outs, Ins>& o, const held_sums<N>& 
   if (s.column >= s.columns) return;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    const int64_t n = s.row + 8 * r;
+    const int n = s.row + 8 * r;
     if (n >= s.rows) continue;
     const auto same = o.inputs(s.column, n);
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      const int64_t m = hidden(s.column + held_column(i));
+      const int m = hidden(s.column + held_column(i));
       if (m < s.columns)
         o.put(m, n, as_pack(o.template body<Body>(s.at[held_place(i) + 2 * r], m, n, same)), indices_to<Outs::size>{});
     }
@@ -86,11 +86,11 @@ MN_FN void store_sums(const product_operands<Outs, Ins>& o, const held_sums<N>& 
 template <class Body, class Reduce, class Outs, class Ins, int N>
 MN_FN void reduce_sums(const product_operands<Outs, Ins>& o, const held_sums<N>& s, typename Reduce::type* scratch) {
   const int lane = threadIdx.x % 32;
-  const int64_t m0 = s.column < s.columns ? s.column : 0, last = s.rows - 1;
+  const int m0 = s.column < s.columns ? s.column : 0, last = s.rows - 1;
   const auto same = o.inputs(m0, s.row < s.rows ? s.row : last), same8 = o.inputs(m0, s.row + 8 < s.rows ? s.row + 8 : last);
 #pragma unroll
   for (int i = 0; i < N; ++i) {
-    const int64_t m = hidden(s.column + held_column(i));
+    const int m = hidden(s.column + held_column(i));
     auto value = Reduce::identity();
     if (m < s.columns) {
       if (s.row < s.rows) value = o.template body<Body>(s.at[held_place(i)], m, s.row, same);

@@ -1,7 +1,7 @@
 // The product on Hopper's tensor cores. A block has 128 rows of the weight, 64 per warpgroup, times `Columns` rows of x.
 // A third warpgroup brings stages of 32 along k: the weight as it is, and x in halves, to all blocks of the cluster at a
 // time. The weight is split in registers. w · x = low · high + high · low + high · high goes to one accumulator, which is
-// added to fp32 registers every 32 along k: the tensor core truncates, and longer sums would show it.
+// added to fp32 registers every 32 along k (128 in long sums): the tensor core truncates, and more would show it.
 #pragma once
 
 #include "cuda/product_epilogue.cuh"
@@ -13,6 +13,7 @@ namespace mn {
 inline constexpr int product_rows_per_block = 128;
 inline constexpr int groups_per_block = 2;  // of 32 along k
 inline constexpr int product_k_block = groups_per_block * product_group;
+inline constexpr int long_sum = 32768;  // along k; from there on fp32's own rounding shows, and additions every 128 will do
 inline constexpr int groups_per_stage = 2;  // brought at a time: neighbours in memory, which DRAM likes
 
 struct product_shape {
@@ -160,11 +161,11 @@ struct product_weight_rows {
 // The products of a group, whose halves of x are at address `x`. The small ones come first: as long as the sums are
 // small, little is truncated.
 template <int N>
-MN_FN void multiply_group(float (&sums)[N], const product_fragments& w, uint32_t x) {
+MN_FN void multiply_group(float (&sums)[N], const product_fragments& w, uint32_t x, int accumulate) {
   sm90::products_begin();
 #pragma unroll
   for (int s = 0; s < 2; ++s) {
-    sm90::product64(sums, w.low[s], sm90::operand_at(x + 32 * s), s > 0);
+    sm90::product64(sums, w.low[s], sm90::operand_at(x + 32 * s), s > 0 ? 1 : accumulate);
     sm90::product64(sums, w.high[s], sm90::operand_at(x + 64 + 32 * s), 1);
   }
 #pragma unroll
@@ -173,10 +174,11 @@ MN_FN void multiply_group(float (&sums)[N], const product_fragments& w, uint32_t
 }
 
 // A block of k, whose first group's products have been started; with `More`, those of the next block's are at its end.
+// The sums are added to `total` after each group (`often`), or after this block (`ends`).
 // While the tensor cores work on a group, the next one is split.
 template <bool More, int Columns, int Cluster>
 MN_FN void sum_block(float (&sums)[Columns / 2], product_fragments (&w)[2], product_ring<Columns, Cluster>& ring,
-                     const unsigned char* shared, product_weight_rows& rows, float (&total)[Columns / 2]) {
+                     const unsigned char* shared, product_weight_rows& rows, float (&total)[Columns / 2], bool often, bool ends) {
   using layout = product_layout<Columns, Cluster>;
 #pragma unroll
   for (int j = 0; j < groups_per_block; ++j) {
@@ -191,9 +193,12 @@ MN_FN void sum_block(float (&sums)[Columns / 2], product_fragments (&w)[2], prod
     sm90::products_wait<0>();
     sm90::pin(sums);
     w[j % 2].pin();
+    const bool adds = often || (ends && j + 1 == groups_per_block);
+    if (adds) {
 #pragma unroll
-    for (int i = 0; i < Columns / 2; ++i) total[i] += sums[i];
-    if (more) multiply_group(sums, w[(j + 1) % 2], ring.base + ring.offset(next) + layout::w_bytes);
+      for (int i = 0; i < Columns / 2; ++i) total[i] += sums[i];
+    }
+    if (more) multiply_group(sums, w[(j + 1) % 2], ring.base + ring.offset(next) + layout::w_bytes, !adds);
     if (next == 0) {
       __syncwarp();
       if (threadIdx.x % 32 < Cluster) sm90::barrier_arrive(worked_on, threadIdx.x % 32);
@@ -204,30 +209,31 @@ MN_FN void sum_block(float (&sums)[Columns / 2], product_fragments (&w)[2], prod
 // A warpgroup's sums of a unit.
 template <int Columns, int Cluster>
 MN_FN void sum_unit(const product_unit& u, product_ring<Columns, Cluster>& ring, const unsigned char* shared,
-                    product_weight_rows& rows, float (&total)[Columns / 2]) {
+                    product_weight_rows& rows, float (&total)[Columns / 2], bool often) {
   float sums[Columns / 2];
   product_fragments w[2];
 #pragma unroll
   for (int i = 0; i < Columns / 2; ++i) total[i] = sums[i] = 0.0f;
   sm90::barrier_wait(ring.full(), ring.phase);
   rows.split_group(shared + ring.offset(0), w[0]);
-  multiply_group(sums, w[0], ring.base + ring.offset(0) + product_layout<Columns, Cluster>::w_bytes);
-  for (int block = u.first; block + 1 < u.last; ++block) sum_block<true>(sums, w, ring, shared, rows, total);
-  sum_block<false>(sums, w, ring, shared, rows, total);
+  multiply_group(sums, w[0], ring.base + ring.offset(0) + product_layout<Columns, Cluster>::w_bytes, 0);
+  for (int block = u.first; block + 1 < u.last; ++block)
+    sum_block<true>(sums, w, ring, shared, rows, total, often, (block - u.first) % 2 != 0);
+  sum_block<false>(sums, w, ring, shared, rows, total, often, true);
 }
 
-// Sums of `Group` columns for a thread's two rows, in plain fp32.
+// Sums of `Group` columns for a thread's two rows, in plain fp32: sums of pieces, so that they err little.
 template <int Group, int N, class Outs, class Ins>
 MN_FN void sum_columns(const product_operands<Outs, Ins>& o, int64_t k, const held_sums<N>& s, int first,
                        float (&sums)[2 * Group]) {
-  constexpr int operand = Outs::size;
+  constexpr int operand = Outs::size, piece = 128;
   const auto* x = o.at.template input<0>();
   const float* w = o.at.template input<1>();
   int64_t offset[Group];
 #pragma unroll
   for (int c = 0; c < Group; ++c) {
-    const int64_t m = s.column + held_column(first + c);
-    offset[c] = (m < s.columns ? m : s.columns - 1) * o.stride[operand][0];  // columns outside are not used
+    const int m = s.column + held_column(first + c);
+    offset[c] = int64_t(m < s.columns ? m : s.columns - 1) * o.stride[operand][0];  // columns outside are not used
   }
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -235,12 +241,19 @@ MN_FN void sum_columns(const product_operands<Outs, Ins>& o, int64_t k, const he
     const float* row = w + n * o.stride[operand + 1][0];
 #pragma unroll
     for (int c = 0; c < Group; ++c) sums[2 * c + r] = 0.0f;
+#pragma unroll 1
+    for (int64_t first_k = 0; first_k < k; first_k += piece) {
+      const int64_t end = first_k + piece < k ? first_k + piece : k;
+      float part[Group] = {};
 #pragma unroll 4
-    for (int64_t i = 0; i < k; ++i) {
-      const float factor = row[i];
+      for (int64_t i = first_k; i < end; ++i) {
+        const float factor = row[i];
 #pragma unroll
-      for (int c = 0; c < Group; ++c)
-        sums[2 * c + r] = fmaf(factor, to_compute(load_one(x + offset[c] + i * o.stride[operand][1])), sums[2 * c + r]);
+        for (int c = 0; c < Group; ++c)
+          part[c] = fmaf(factor, to_compute(load_one(x + offset[c] + i * o.stride[operand][1])), part[c]);
+      }
+#pragma unroll
+      for (int c = 0; c < Group; ++c) sums[2 * c + r] += part[c];
     }
   }
 }
@@ -316,7 +329,7 @@ MN_FN uint32_t unreliable(const product_shape& s, const product_weight_rows& w, 
   for (int r = 0; r < 2; ++r) {
     const float seen = w.largest[r], scaled = seen * w.scale[r];
     if (seen > 0.0f && !(scaled >= least && scaled < most)) bad = ~0u;
-    const bool moved = seen > 0.0f && seen <= largest && !(scaled >= 16384.0f && scaled < 32768.0f);
+    const bool moved = w.scale[r] > 0.0f && seen > 0.0f && seen <= largest && !(scaled >= 16384.0f && scaled < 32768.0f);
     if (notes && moved && s.hints && sums.row + 8 * r < s.n && threadIdx.x % 4 == 0) s.hints[sums.row + 8 * r] = seen;
   }
   return bad;
@@ -362,15 +375,15 @@ MN_FN void work_on_stages(const product_operands<Outs, Ins>& o, const product_sh
       const product_unit u = unit_at<Cluster>(s, index);
 #pragma unroll
       for (int r = 0; r < 2; ++r) w.scale[r] = row_of(u) + 8 * r < s.n ? inverse_of(s.w_unit[row_of(u) + 8 * r]) : 1.0f;
-      sum_unit(u, ring, shared, w, total);
+      sum_unit(u, ring, shared, w, total, (u.last - u.first) * product_k_block < long_sum);
     }
-    const product_unit u = unit_at<Cluster>(s, static_cast<unsigned>(hidden(index)));  // no registers for it till now
+    const product_unit u = unit_at<Cluster>(s, static_cast<unsigned>(hidden(static_cast<int>(index))));  // no registers for it till now
     if (u.n_tile >= s.n_tiles) continue;
-    const int64_t row = row_of(u), column = int64_t(u.m_tile) * Columns + 2 * (threadIdx.x % 4);
-    const held_sums<N> sums = {total, row, column, s.n, s.m};
+    const int column = u.m_tile * Columns + 2 * (threadIdx.x % 4);
+    const held_sums<N> sums = {total, static_cast<int>(row_of(u)), column, static_cast<int>(s.n), static_cast<int>(s.m)};
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      const float x_unit = column + held_column(i) < s.m ? s.x_unit[column + held_column(i)] : 1.0f;
+      const float x_unit = s.x_unit[column + held_column(i)];  // there are as many as tiles have columns
       total[held_place(i)] = total[held_place(i)] * inverse_of(w.scale[0]) * x_unit;
       total[held_place(i) + 2] = total[held_place(i) + 2] * inverse_of(w.scale[1]) * x_unit;
     }

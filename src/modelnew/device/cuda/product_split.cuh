@@ -58,6 +58,20 @@ struct largest_bits {
   MN_FN static uint32_t combine(uint32_t a, uint32_t b) { return a > b ? a : b; }
 };
 
+// A row keeps fp32's accuracy where nearly all of its weight is in elements that keep 22 bits: what is below 2^-3, scaled,
+// keeps fewer. Counted: those, and in the upper half those of 2^5 and more.
+template <int N>
+MN_FN int64_t count_range(const float (&v)[N], float scale) {
+  int64_t count = 0;
+#pragma unroll
+  for (int e = 0; e < N; ++e) {
+    const float size = fabsf(v[e]) * scale;
+    count += int64_t(v[e] != 0.0f && size < 0.125f) | int64_t(size >= 32.0f) << 32;
+  }
+  return count;
+}
+MN_FN bool too_wide(int64_t count) { return (count & 0xffffffff) * 64 > count >> 32; }
+
 inline constexpr int split_threads = 256;
 inline constexpr int split_held = 2;  // eights of a row that a thread keeps between finding the largest element and splitting
 
@@ -121,50 +135,76 @@ MN_FN void split_row(const product_split<X>& s, int64_t row, int part, int parts
   const float largest = bit_cast<float>(most);
   const int e = exponent_of(largest);
   const float unit = most == 0 ? 1.0f : unit_of(largest);
-  // NaN in the halves makes the whole tile be computed another way.
-  const float scale = most == 0 || (e >= -most_exponent && e <= most_exponent) ? inverse_of(unit) : bounds<float>::nan;
-  if (threadIdx.x == 0 && part == 0) s.row_unit[row] = unit;
+  const float scale = inverse_of(unit);
   const int in_tile = static_cast<int>(row % s.tile_rows);
   const int64_t group_pieces = int64_t(s.tile_rows) * 8;
   uint4* to = s.halves + row / s.tile_rows * s.groups * group_pieces + in_tile * 8;
+  int64_t range = 0;
 #pragma unroll
   for (int j = 0; j < split_held; ++j) {
     const int64_t i = begin + j * split_threads;
+    range += count_range(held[j], scale);
     if (i < end) put_eight(to + i / 4 * group_pieces, in_tile, i % 4, held[j], scale);
   }
   for (int64_t i = begin + split_held * split_threads; i < end; i += split_threads) {
     float v[8];
     load_eight(x, s.stride_k, i, size, pairs, v);
+    range += count_range(v, scale);
     put_eight(to + i / 4 * group_pieces, in_tile, i % 4, v, scale);
+  }
+  range = block_group::combine(sum<int64_t>{}, range, 0, round + 1);
+  if (parts > 1) range = cluster_group::combine(sum<int64_t>{}, range, block_group::scratch_bytes, round + 1);
+  // NaN there makes the row's products be computed another way.
+  const bool held_well = e >= -most_exponent && e <= most_exponent && !too_wide(range);
+  if (threadIdx.x == 0 && part == 0) s.row_unit[row] = most == 0 || held_well ? unit : bounds<float>::nan;
+}
+
+MN_FN void load_four(const float* w, int64_t k, int64_t size, float (&v)[4]) {
+  if (k + 4 <= size) {
+    const vec<float, 4> four = load_aligned<float, 4>(w + k);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) v[e] = four.at[e];
+  } else {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) v[e] = k + e < size ? w[k + e] : 0.0f;
   }
 }
 
-// The largest element of a row of the weight, by one warp: from the hint, or from the row.
+// The largest element of a row of the weight, by one warp; below 0 where the row is too wide.
+template <class X>
+MN_FN float look_through(const product_split<X>& s, int64_t row) {
+  const int lane = threadIdx.x % 32;
+  const float* w = s.w + row * s.w_stride;
+  uint32_t most = 0;
+#pragma unroll 4
+  for (int64_t k = lane * 4; k < s.size; k += 128) {
+    float v[4];
+    load_four(w, k, s.size, v);
+    most = largest_bits::combine(most, largest_of(v));
+  }
+  most = combine_lanes(largest_bits{}, most, 32);
+  if (most == 0) return 1.0f;
+  const float largest = bit_cast<float>(most), scale = inverse_of(unit_of(largest));
+  int64_t range = 0;
+#pragma unroll 4
+  for (int64_t k = lane * 4; k < s.size; k += 128) {
+    float v[4];
+    load_four(w, k, s.size, v);
+    range += count_range(v, scale);
+  }
+  return too_wide(combine_lanes(sum<int64_t>{}, range, 32)) ? -largest : largest;
+}
+
+// What a row of the weight is divided by: from the hint, or from the row.
 template <class X>
 MN_FN void find_unit(const product_split<X>& s, int64_t row) {
   const int lane = threadIdx.x % 32;
   float hint = s.hints ? s.hints[row] : 0.0f;
-  if (hint == 0.0f) {
-    const float* w = s.w + row * s.w_stride;
-    uint32_t most = 0;
-#pragma unroll 4
-    for (int64_t k = lane * 4; k < s.size; k += 128) {
-      float v[4] = {};
-      if (k + 4 <= s.size) {
-        const vec<float, 4> four = load_aligned<float, 4>(w + k);
-#pragma unroll
-        for (int e = 0; e < 4; ++e) v[e] = four.at[e];
-      } else {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) v[e] = k + e < s.size ? w[k + e] : 0.0f;
-      }
-      most = largest_bits::combine(most, largest_of(v));
-    }
-    most = combine_lanes(largest_bits{}, most, 32);
-    hint = most == 0 ? 1.0f : bit_cast<float>(most);
+  if (!(hint > 0.0f)) {
+    hint = look_through(s, row);
     if (s.hints && lane == 0) s.hints[row] = hint;
   }
-  if (lane == 0) s.w_unit[row] = unit_of(hint);
+  if (lane == 0) s.w_unit[row] = hint < 0.0f ? bounds<float>::nan : unit_of(hint);
 }
 
 template <class X>
@@ -176,7 +216,7 @@ __global__ void __launch_bounds__(split_threads) product_split_rows(const __grid
   int round = 0;
   const int64_t rows = (s.rows + s.tile_rows - 1) / s.tile_rows * s.tile_rows;
   for (int64_t row = blockIdx.x / parts; row < rows; row += teams)
-    split_row(s, row, blockIdx.x % parts, parts, round++);
+    split_row(s, row, blockIdx.x % parts, parts, round), round += 2;
   for (int64_t row = thread / 32; row < s.w_rows; row += threads / 32) find_unit(s, row);
   if (parts > 1) cluster_group::barrier();  // nobody leaves while others still write to its scratch
 }

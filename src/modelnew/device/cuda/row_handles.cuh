@@ -25,7 +25,8 @@ struct loaded {
 
   MN_FN bool kept() const { return place != nowhere && seen; }
   MN_FN bool vectored(const Row& row) const { return kept() || (row.vectored >> (Row::outputs + I) & 1); }
-  MN_FN void start(const Row& row, int64_t first, raw& r) const {
+  template <class N>
+  MN_FN void start(const Row& row, const N& first, raw& r) const {
     if (!kept()) r.x = row.template load_whole<I>(first);
   }
   MN_FN void start_edge(const Row& row, int64_t first, raw& r) const {
@@ -44,7 +45,8 @@ struct counted {
   struct raw {};
   static constexpr bool plain = true;
   MN_FN bool vectored(const Row&) const { return true; }
-  MN_FN void start(const Row&, int64_t, raw&) const {}
+  template <class N>
+  MN_FN void start(const Row&, const N&, raw&) const {}
   MN_FN void start_edge(const Row&, int64_t, raw&) const {}
   MN_FN index_item item(const Row& row, int64_t, int64_t first, const raw&) const { return {first, row.size() - 1}; }
   MN_FN void swept() const {}
@@ -64,7 +66,8 @@ struct computed {
 
   MN_FN bool kept() const { return place != nowhere && seen; }
   MN_FN bool vectored(const Row& row) const { return kept() || all_vectored(row, own{}); }
-  MN_FN void start(const Row& row, int64_t first, raw& r) const {
+  template <class N>
+  MN_FN void start(const Row& row, const N& first, raw& r) const {
     if (!kept()) start_all(row, first, r, own{});
   }
   MN_FN void start_edge(const Row& row, int64_t first, raw& r) const {
@@ -88,8 +91,8 @@ struct computed {
   MN_FN bool all_vectored(const Row& row, detail::indices<K...>) const {
     return (get<K>(from).vectored(row) && ...);
   }
-  template <size_t... K>
-  MN_FN void start_all(const Row& row, int64_t first, raw& r, detail::indices<K...>) const {
+  template <class N, size_t... K>
+  MN_FN void start_all(const Row& row, const N& first, raw& r, detail::indices<K...>) const {
     (get<K>(from).start(row, first, get<K>(r)), ...);
   }
   template <size_t... K>

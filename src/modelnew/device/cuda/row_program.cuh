@@ -10,6 +10,14 @@
 
 namespace mn {
 
+// A place along a row that is one run of elements: `count` strides from `begin`, which several places share, so that
+// their addresses are one sum apart.
+struct run_place {
+  int64_t begin;
+  int count, stride;
+  MN_FN operator int64_t() const { return begin + count * stride; }
+};
+
 template <class Outs, class Ins>
 struct row_operands {
   static constexpr int count = Outs::size + Ins::size;
@@ -18,10 +26,12 @@ struct row_operands {
   int64_t size;  // of a row
   domain outer, inner;
   strides<count> outer_stride, inner_stride;
+  unsigned own;         // bit I: input I differs from row to row; others (weights) stay in the caches by themselves
   int leader;           // the input whose alignment decides where vectors begin; -1: they begin at element 0
   bool simple;          // a row is one run of elements, or runs of equal length at equal distances
   int64_t step[count];  // between the elements of a run
   int64_t jump[count];  // between the last element of a run and the first of the next, less `step`
+  int64_t advance[count];  // between a thread's vectors; here, so that no address is multiplied out again
 
   // Offset of element `first` of a row from the row's beginning, in operand K; for rows that are simple. Vectors of
   // more than one element are only asked for where `step` is 1.
@@ -68,9 +78,9 @@ struct whole_and_aligned {
   MN_FN operator bool() const { return true; }
 };
 
-// `Self` gives: folds; any_rank: rows need not be simple; sweep(aligned, per_vector, handles...), which calls
-// per_vector(first, whole, items...) for each vector of this thread, `whole`: all of it is in the row (a bool; or
-// whole_and_aligned, if `aligned`); combine(op, value) over the row's threads; leads(): whether this one speaks for
+// `Self` gives: any_rank: rows need not be simple; runs: they are one run of elements; sweep(aligned, per_vector,
+// now_and_then, handles...), which calls per_vector(first, whole, items...) for each vector of this thread, `whole`: all
+// of it is in the row (a bool; or whole_and_aligned, if `aligned`), and now_and_then(n) after n <= 16 of them; combine(op, value) over the row's threads; leads(): whether this one speaks for
 // them. `first` is an int for rows that are held in registers, an int64_t for others.
 template <class Self, class Outs, class Ins, int Width>
 struct row_program {
@@ -112,7 +122,7 @@ struct row_program {
 #pragma unroll
     for (int v = 0; v < V; ++v) chain[v] = op.identity();
     A total = op.identity();
-    int terms = 0;
+    int terms = 0;  // in the longest chain
     const auto fold = [&] {
 #pragma unroll
       for (int distance = V / 2; distance > 0; distance /= 2)
@@ -129,12 +139,14 @@ struct row_program {
 #pragma unroll
           for (int v = 0; v < V; ++v)
             if (whole || has(first + v)) chain[v] = op.combine(chain[v], term[v]);
-          if (Self::folds && ++terms == 256) {
-            fold();
+        },
+        [&](int added) {
+          terms += added;
+          if (terms <= 256 - 16) return;
+          fold();
 #pragma unroll
-            for (int v = 0; v < V; ++v) chain[v] = op.identity();
-            terms = 0;
-          }
+          for (int v = 0; v < V; ++v) chain[v] = op.identity();
+          terms = 0;
         },
         h...);
     fold();
@@ -150,7 +162,7 @@ struct row_program {
                    for (int v = 0; v < V; ++v) put_results(y, v, as_pack(f(item[v]...)), indices_to<sizeof...(O)>{});
                    store_each<O...>(first, whole, y, indices_to<sizeof...(O)>{});
                  },
-                 h...);
+                 [](int) {}, h...);
   }
 
   template <class N>
@@ -170,7 +182,7 @@ struct row_program {
   template <size_t I, class N>
   MN_FN auto load_whole(N first) const {
     constexpr int k = Outs::size + I;
-    return load_aligned<type_at<I, Ins>, V>(input<I>() + o.template inside_simple<k, V>(first));
+    return load_aligned<type_at<I, Ins>, V>(input<I>() + inside<k, V>(first));
   }
   // Any vector that the row touches, element by element.
   template <size_t I, class N>
@@ -205,7 +217,17 @@ struct row_program {
     if constexpr (Self::any_rank) {
       return o.template inside<K>(first);
     } else {
-      return o.template inside_simple<K, 1>(first);
+      return inside<K, 1>(first);
+    }
+  }
+  template <int K, int Elements, class N>
+  MN_FN int64_t inside(const N& first) const {
+    if constexpr (!Self::runs) {
+      return o.template inside_simple<K, Elements>(first);
+    } else if constexpr (std::is_same<N, run_place>::value) {
+      return first.begin * o.step[K] + first.count * o.advance[K];
+    } else {
+      return Elements > 1 ? first : first * o.step[K];
     }
   }
 
@@ -239,7 +261,7 @@ struct row_program {
   MN_FN void store_vector(N first, Whole whole, const vec<type_at<O, Outs>, V>& y) const {
     constexpr bool sure = std::is_same<Whole, whole_and_aligned>::value;
     if (sure || (V > 1 && whole && (vectored >> O & 1))) {
-      store_aligned<type_at<O, Outs>, V>(output<O>() + o.template inside_simple<O, V>(first), y);
+      store_aligned<type_at<O, Outs>, V>(output<O>() + inside<O, V>(first), y);
     } else if constexpr (!sure) {
       auto* p = output<O>() + place<O>(first < 0 ? 0 : first);
 #pragma unroll

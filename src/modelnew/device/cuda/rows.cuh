@@ -32,6 +32,9 @@ void read_rows(row_operands<Outs, Ins>& o, const int64_t* plan) {
   for (int k = 0; k < o.count; ++k, stride += outer + inner) {
     for (int i = 0; i < o.outer.rank; ++i) o.outer_stride.at[k][i] = outer > 0 ? stride[i] : 0;
     for (int i = 0; i < o.inner.rank; ++i) o.inner_stride.at[k][i] = inner > 0 ? stride[outer + i] : 1;
+    bool own = o.rows == 1;
+    for (int i = 0; i < o.outer.rank; ++i) own |= o.outer_stride.at[k][i] != 0;
+    if (k >= o.at.outs) o.own |= unsigned(own) << (k - o.at.outs);
     o.step[k] = o.inner_stride.at[k][o.inner.rank - 1];
     o.jump[k] = o.inner_stride.at[k][0] - o.inner.dim[1].size * o.step[k];  // read where there are two dims
   }
@@ -73,7 +76,12 @@ int launch_chunks(row_operands<Outs, Ins>& o, const int64_t* plan, queue stream)
                        (Across ? side_by_side_group::scratch_bytes : block_group::scratch_bytes);
   where.cluster = shape.cluster;
   where.cooperative = cooperative;
-  return launch(rows_chunks<Body, Outs, Ins, V, Across>, where, stream, o, shape);
+  while ((1 << shape.across_bits) < shape.across) ++shape.across_bits;
+  shape.stride = threads / shape.across * shape.blocks * V;
+  shape.steps = static_cast<int>(ceil_div(o.size + (o.leader < 0 ? 0 : V - 1), shape.stride));
+  for (int k = 0; k < o.count; ++k) o.advance[k] = o.step[k] * shape.stride;
+  if (o.inner.rank > 1) return launch(rows_chunks<Body, Outs, Ins, V, Across, false>, where, stream, o, shape);
+  return launch(rows_chunks<Body, Outs, Ins, V, Across, true>, where, stream, o, shape);
 }
 
 template <class Body, int V, int U, class Outs, class Ins>
@@ -86,7 +94,8 @@ int launch_registers(row_operands<Outs, Ins>& o, const int64_t* plan, queue stre
   const int64_t blocks = ceil_div(o.rows, where.threads / threads);
   where.blocks = blocks < most_blocks ? blocks : most_blocks;
   where.shared_bytes = block_group::scratch_bytes;
-  return launch(rows_registers<Body, Outs, Ins, V, U>, where, stream, o, threads);
+  if (o.inner.rank > 1) return launch(rows_registers<Body, Outs, Ins, V, U, false>, where, stream, o, threads);
+  return launch(rows_registers<Body, Outs, Ins, V, U, true>, where, stream, o, threads);
 }
 
 template <class Body, class... Out, class... In>

@@ -6,12 +6,11 @@
 
 namespace mn {
 
-template <class Outs, class Ins, int Width, int U>
-struct register_row : row_program<register_row<Outs, Ins, Width, U>, Outs, Ins, Width> {
+template <class Outs, class Ins, int Width, int U, bool Runs>
+struct register_row : row_program<register_row<Outs, Ins, Width, U, Runs>, Outs, Ins, Width> {
   using base = row_program<register_row, Outs, Ins, Width>;
   static constexpr int V = Width;
-  static constexpr bool folds = false;  // a chain has at most U terms
-  static constexpr bool any_rank = false;
+  static constexpr bool any_rank = false, runs = Runs;
 
   const int threads, rank;  // of this row; this thread's
   int round = 0;
@@ -60,8 +59,8 @@ struct register_row : row_program<register_row<Outs, Ins, Width, U>, Outs, Ins, 
     return result;
   }
 
-  template <class F, class... H>
-  MN_FN void sweep(bool, F per_vector, const H&... h) const {
+  template <class F, class G, class... H>
+  MN_FN void sweep(bool, F per_vector, G, const H&... h) const {  // a chain has at most U terms
 #pragma unroll
     for (int u = 0; u < U; ++u)
       if (this->touched(first(u))) per_vector(first(u), this->whole(first(u)), h.item(*this, u)...);
@@ -74,10 +73,10 @@ struct register_row : row_program<register_row<Outs, Ins, Width, U>, Outs, Ins, 
 };
 
 // `threads` per row: a power of two up to 512. Up to 32, a warp has several rows; beyond, a row has the whole block.
-template <class Body, class Outs, class Ins, int V, int U>
+template <class Body, class Outs, class Ins, int V, int U, bool Runs>
 __global__ void __launch_bounds__(512)
     rows_registers(const __grid_constant__ row_operands<Outs, Ins> o, const int threads) {
-  register_row<Outs, Ins, V, U> row(o, threads);
+  register_row<Outs, Ins, V, U, Runs> row(o, threads);
   const int per_block = blockDim.x / threads;
   for (int64_t first = int64_t(blockIdx.x) * per_block; first < o.rows; first += int64_t(gridDim.x) * per_block) {
     row.enter(first + threadIdx.x / threads);

@@ -107,9 +107,9 @@ MN_FN float normal_tail_near(float t) {
   const float l = __fmul_rn(slope, u), low = h_low + ((0x1.7208b8p-13f - u_low) + fma(slope, u, -l));
   const float shifted = (h + l) + magic;  // the exponent of 2^(n - 2) in its low bits
   const float f = ((h - (shifted - magic)) + l) + low;
-  const float power = f * polynomial(f, 0x1.62e43p-1f, 0x1.ebfbep-3f, 0x1.c6b076p-5f, 0x1.3b2a48p-7f, 0x1.5d9b4ap-10f,
-                                     0x1.4424bp-13f, 0x1.ed3c94p-17f);
-  return fma(t, power, t) * bit_cast<float>(bit_cast<uint32_t>(shifted) << 23);
+  const float power = polynomial(f, 0x1.62e43p-1f, 0x1.ebfbep-3f, 0x1.c6b076p-5f, 0x1.3b2a48p-7f, 0x1.5d9b4ap-10f,
+                                 0x1.4424bp-13f, 0x1.ed3c94p-17f);
+  return fma(t * f, power, t) * bit_cast<float>(bit_cast<uint32_t>(shifted) << 23);
 }
 
 }  // namespace detail

@@ -63,8 +63,8 @@ MN_FN C within(C x, C limit) {  // -limit to limit: cheaper than both of the abo
   return copy_sign(at_most(magnitude(x), limit), x);
 }
 
-// e^x, x clamped already. With `shift` the exponent field of 2^(n + shift) is in the low bits of the shifted integer, and
-// `back` is 2^-shift: where the result is subnormal it is rounded once, and 2^128 (2^1024) does not overflow early.
+// e^x, x clamped already. The low bits of the shifted integer are the exponent field of 2^(n + shift), and `back` is
+// 2^-shift: where the result is subnormal it is rounded once, and 2^128 (2^1024) does not overflow early.
 MN_FN float exp_shifted(float x, float shift, float back) {
   const float magic = 0x1.8p23f + 127.0f + shift, shifted = fma(x, 0x1.715476p+0f, magic), n = shifted - magic;
   const float power = bit_cast<float>(bit_cast<uint32_t>(shifted) << 23);
@@ -110,13 +110,11 @@ MN_FN double expm1(double x) { return ::expm1(x); }
 #else
 MN_FN float exp(float x) {
   const bool large = x > 0.0f;
-  return detail::exp_shifted(detail::within(x, 104.0f), large ? -40.0f : 40.0f,
-                             large ? 0x1p40f : 0x1p-40f);
+  return detail::exp_shifted(detail::within(x, 104.0f), large ? -40.0f : 40.0f, large ? 0x1p40f : 0x1p-40f);
 }
 MN_FN double exp(double x) {
   const bool large = x > 0.0;
-  return detail::exp_shifted(detail::within(x, 746.0), large ? -100.0 : 100.0,
-                             large ? 0x1p100 : 0x1p-100);
+  return detail::exp_shifted(detail::within(x, 746.0), large ? -100.0 : 100.0, large ? 0x1p100 : 0x1p-100);
 }
 
 MN_FN double exp2(double x) {

@@ -1,0 +1,171 @@
+"""The arithmetic of products on tensor cores (device/cuda/product_*.cuh), in a model of the tensor core.
+
+The model is the published one of Hopper's: the products of 16 halves and the sum so far are aligned to the largest
+exponent among them, cut off 25 bits below it, added exactly, and cut off to fp32. The order of splits, products and
+additions is the kernel's.
+"""
+
+import math
+
+import numpy as np
+import pytest
+
+EPS = 2.0**-23
+GROUP = 32
+LONG_SUM = 32768  # from there on fp32 additions come every fourth group, where k is not split
+ROWS = COLUMNS = 8
+
+
+def exponents(values):
+    return np.frexp(values)[1]
+
+
+def tensor_core(total, a, b):
+    """total[m, n] + sum over the last dim of a[m, 16] · b[n, 16]."""
+    terms = a[:, None, :] * b[None, :, :]  # exact in float64
+    heights = np.where(terms == 0, -1000, exponents(a)[:, None, :] + exponents(b)[None, :, :] - 1)
+    top = np.maximum(heights.max(2), np.where(total == 0, -1000, exponents(total)))
+    unit = np.ldexp(1.0, np.maximum(top - 1 - 25, -900))
+    whole = np.trunc(terms / unit[:, :, None]).sum(2) + np.trunc(total / unit)
+    result = whole * unit
+    fraction = np.ldexp(1.0, exponents(result) - 24)
+    return np.where(result == 0, 0.0, np.trunc(result / fraction) * fraction)
+
+
+def scaled_halves(rows):
+    """Each row by a power of two to [2^14, 2^15), as high and low halves; and that power."""
+    largest = np.abs(rows).max(1, keepdims=True)
+    unit = np.where(largest == 0, 1.0, np.ldexp(1.0, exponents(largest) - 15))
+    scaled = rows / unit
+    high = scaled.astype(np.float16).astype(np.float64)
+    return high, (scaled - high).astype(np.float16).astype(np.float64), unit
+
+
+def too_wide(rows, unit):
+    """Rows with too many elements that keep few bits: the kernel sums those in fp32."""
+    size = np.abs(rows / unit)
+    small, large = ((size > 0) & (size < 0.125)).sum(1), (size >= 32).sum(1)
+    return small * 64 > large
+
+
+def places(step):
+    """Which elements of a group the product `step` of 16 takes, in the order of its fragments' positions."""
+    return [8 * q + 4 * step + 2 * h + e for h in range(2) for q in range(4) for e in range(2)]
+
+
+def kernel_product(x, w):
+    """x[m, k] · w[n, k] in fp32 as the kernel computes it."""
+    k = -(-x.shape[1] // (2 * GROUP)) * 2 * GROUP
+    x, w = (np.pad(t.astype(np.float64), ((0, 0), (0, k - t.shape[1]))) for t in (x, w))
+    (x_high, x_low, x_unit), (w_high, w_low, w_unit) = scaled_halves(x), scaled_halves(w)
+    total = np.zeros((len(x), len(w)), np.float32)
+    sums = np.zeros((len(x), len(w)))
+    for group in range(k // GROUP):
+        steps = [[GROUP * group + place for place in places(step)] for step in range(2)]
+        for at in steps:
+            sums = tensor_core(sums, x_high[:, at], w_low[:, at])
+            sums = tensor_core(sums, x_low[:, at], w_high[:, at])
+        for at in steps:
+            sums = tensor_core(sums, x_high[:, at], w_high[:, at])
+        if k < LONG_SUM or group % 4 == 3 or group + 1 == k // GROUP:
+            total = total + sums.astype(np.float32)
+            sums = np.zeros_like(sums)
+    y = total * x_unit.astype(np.float32) * w_unit.T.astype(np.float32)
+    plainly = too_wide(x, x_unit)[:, None] | too_wide(w, w_unit)
+    return np.where(plainly, fp32_product(x, w), y)
+
+
+def fp32_product(x, w):
+    """One multiplication and addition after the other, as a plain fp32 product sums."""
+    total = np.zeros((len(x), len(w)), np.float32)
+    for k in range(x.shape[1]):
+        total = (total + np.outer(x[:, k].astype(np.float64), w[:, k])).astype(np.float32)
+    return total
+
+
+def data(name, k, random):
+    def normal():
+        return random.standard_normal((ROWS, k))
+
+    def wide(*shape, binades=20):
+        return np.exp2(random.uniform(-binades, binades, shape)) * random.choice([-1.0, 1.0], shape)
+
+    if name == "uniform":
+        x, w = random.random((ROWS, k)), random.uniform(-1, 1, (COLUMNS, k)) / math.sqrt(k)
+    elif name == "normal":
+        x, w = normal(), normal()
+    elif name == "positive":
+        x, w = random.random((ROWS, k)), random.random((COLUMNS, k))
+    elif name == "wide":
+        x, w = wide(ROWS, k), wide(COLUMNS, k)
+    elif name == "cancelling":
+        x, w = normal(), normal()
+        x[:, 1::2] = -x[:, : k - 1 : 2][:, : k // 2]
+        w[:, 1::2] = (w[:, : k - 1 : 2] * (1 + 2.0**-12 * random.standard_normal(w[:, : k - 1 : 2].shape)))[:, : k // 2]
+    else:
+        assert name == "rows"
+        x, w = normal() * wide(ROWS, 1, binades=40), normal() * wide(COLUMNS, 1, binades=40)
+    return x.astype(np.float32), w.astype(np.float32)
+
+
+def errors(y, x, w):
+    """Largest and rms error, in units of the sum of the terms' magnitudes."""
+    x, w = x.astype(np.float64), w.astype(np.float64)
+    relative = np.abs(y - x @ w.T) / (np.abs(x) @ np.abs(w).T)
+    return relative.max(), np.sqrt(np.square(relative).mean())
+
+
+@pytest.mark.parametrize("name", ["uniform", "normal", "positive", "wide", "cancelling", "rows"])
+@pytest.mark.parametrize("k", [1, 3, 16, 33, 100, 1000, 4096])
+def test_errors_are_those_of_fp32(name, k):
+    x, w = data(name, k, np.random.default_rng(k))
+    ours, theirs = errors(kernel_product(x, w), x, w), errors(fp32_product(x, w), x, w)
+    # Each operand keeps 22 bits and the product of the low halves is left out: at most 4 eps of a term.
+    assert ours[0] <= max(theirs[0], 4 * EPS)
+    assert ours[1] <= max(theirs[1], EPS)
+
+
+@pytest.mark.parametrize("name", ["normal", "positive"])
+def test_long_sums_are_no_worse_than_those_of_fp32(name):
+    x, w = data(name, 65536, np.random.default_rng(1))
+    ours, theirs = errors(kernel_product(x, w), x, w), errors(fp32_product(x, w), x, w)
+    assert ours[0] <= theirs[0]
+    assert ours[1] <= theirs[1]
+
+
+def test_longer_sums_in_the_tensor_core_would_show():
+    """What the additions in fp32 are for: without them truncation makes positive sums too small."""
+    x, w = data("positive", 4096, np.random.default_rng(2))
+    x_high, _, unit = scaled_halves(x)
+    w_high, _, w_unit = scaled_halves(w)
+    sums = np.zeros((ROWS, COLUMNS))
+    for first in range(0, 4096, 16):
+        sums = tensor_core(sums, x_high[:, first : first + 16], w_high[:, first : first + 16])
+    kept = errors(sums * unit * w_unit.T, (x_high * unit).astype(np.float32), (w_high * w_unit).astype(np.float32))
+    assert kept[1] > 20 * errors(kernel_product(x, w), x, w)[1]
+
+
+def test_the_two_operands_meet_at_the_same_k():
+    """What a lane has of the weight stands where the fragment's position asks for x's element of the same k."""
+    x_row = {}  # position in a row of high halves → k
+    for piece in range(4):
+        for q in range(4):
+            for e in range(2):
+                x_row[8 * piece + 2 * q + e] = 2 * piece + 8 * q + e
+    for q in range(4):
+        for step in range(2):
+            chunk = 2 * q + step  # 16 bytes of the weight's row that the lane reads
+            for j in range(4):
+                position = 16 * step + [2 * q, 2 * q + 1, 2 * q + 8, 2 * q + 9][j]
+                assert x_row[position] == 4 * chunk + j
+    assert [places(step)[p] for step in range(2) for p in range(16)] == [x_row[p] for p in range(32)]
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_lanes_that_read_together_have_banks_of_their_own(step):
+    for first in range(0, 32, 8):  # 16 bytes a lane: eight lanes at a time
+        pieces = set()
+        for lane in range(first, first + 8):
+            row = lane // 4
+            pieces.add((row * 8 + ((2 * (lane % 4) + step) ^ (row & 7))) % 8)
+        assert len(pieces) == 8
