@@ -20,6 +20,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path.pop(0)  # this folder: its cuda.py is not the package of that name, which PyTorch imports
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import torch
 
 from modelnew.bench import bench_file, machine

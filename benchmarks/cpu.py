@@ -17,10 +17,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-from cases import CASES, COMPILE, EAGER, Case
-from host import BUILD_BARS, OVERHEAD_BAR_S, build_seconds, overhead_seconds
+sys.path.pop(0)  # this folder: its cuda.py is not the package of that name, which PyTorch imports
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import torch
+
+from benchmarks.cases import CASES, COMPILE, EAGER, Case
+from benchmarks.host import BUILD_BARS, OVERHEAD_BAR_S, build_seconds, overhead_seconds
 from modelnew.bench import bench_modules, machine
 
 HERE = Path(__file__).resolve().parent

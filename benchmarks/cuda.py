@@ -22,12 +22,15 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+sys.path.pop(0)  # this folder: its cuda.py is not the package of that name, which PyTorch imports
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import torch
-from cuda_cases import CASES, COMPILE, COPY, EAGER, Case
-from cuda_copy import Copier
-from cuda_report import line, markdown, picture
 from torch import nn
 
+from benchmarks.cuda_cases import CASES, COMPILE, COPY, EAGER, Case
+from benchmarks.cuda_copy import Copier
+from benchmarks.cuda_report import line, markdown, picture
 from modelnew.bench import machine
 from modelnew.live import load_source, wrap
 

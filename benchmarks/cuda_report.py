@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cuda_cases import COMPILE, COPY, EAGER
 from matplotlib.figure import Figure
 
+from benchmarks.cuda_cases import COMPILE, COPY, EAGER
 from modelnew.bench.plot import COLOURS, figure_bytes
 
 Document = dict[str, Any]

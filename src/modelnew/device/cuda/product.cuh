@@ -1,5 +1,6 @@
 // Family 3: products with what follows them. P[m][n] = sum over k of x[m][k] * w[n][k]. The plan:
-//   [0, device, m, n, k, batch tile, splits, SMs]  per operand (outputs, then inputs) two strides: x: m, k; w: n, k; others: m, n
+//   [0, device, m, n, k, batch tile, splits, SMs]  per operand (outputs, then inputs) two strides:
+//   x: m, k; w: n, k; others: m, n
 //   batch tile: rows of x per block, 16, 64 or 128; splits: parts of k. 0: chosen here
 #pragma once
 
@@ -197,7 +198,8 @@ bool product_covers(const product_operands<Outs, Ins>& o, const int64_t* plan) {
   cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, static_cast<int>(plan[1]));
   const bool strides = (o.stride[w][1] == 1 || plan[4] == 1) && o.stride[w][0] % 4 == 0 && o.stride[w][0] >= plan[4];
   const bool sizes = plan[2] <= most && plan[3] <= most && plan[4] <= most && plan[7] >= product_cluster;
-  return plan[0] == 0 && major == 9 && minor == 0 && strides && sizes && reinterpret_cast<uintptr_t>(o.at.in[1]) % 16 == 0;
+  const bool aligned = reinterpret_cast<uintptr_t>(o.at.in[1]) % 16 == 0;
+  return plan[0] == 0 && major == 9 && minor == 0 && strides && sizes && aligned;
 }
 
 template <class Body, class Reduce, class Finish, class Outs, class Ins>

@@ -49,7 +49,8 @@ struct no_reduction {};
 
 inline constexpr int product_warps = 8;  // that hold sums, 16 rows of the weight each
 
-// A thread's sums: rows n of the weight `row` and `row + 8`, and for i in [0, N): column m = 8 * (i / 2) + i % 2 from `column` on.
+// A thread's sums: rows n of the weight `row` and `row + 8`, and for i in [0, N) column m = 8 * (i / 2) + i % 2 from
+// `column` on.
 template <int N>
 struct held_sums {
   float (&at)[2 * N];  // of i: at[4 * (i / 2) + i % 2], and 2 further on for row + 8
@@ -87,7 +88,8 @@ template <class Body, class Reduce, class Outs, class Ins, int N>
 MN_FN void reduce_sums(const product_operands<Outs, Ins>& o, const held_sums<N>& s, typename Reduce::type* scratch) {
   const int lane = threadIdx.x % 32;
   const int m0 = s.column < s.columns ? s.column : 0, last = s.rows - 1;
-  const auto same = o.inputs(m0, s.row < s.rows ? s.row : last), same8 = o.inputs(m0, s.row + 8 < s.rows ? s.row + 8 : last);
+  const auto same = o.inputs(m0, s.row < s.rows ? s.row : last);
+  const auto same8 = o.inputs(m0, s.row + 8 < s.rows ? s.row + 8 : last);
 #pragma unroll
   for (int i = 0; i < N; ++i) {
     const int m = hidden(s.column + held_column(i));

@@ -1,4 +1,4 @@
-// Hopper's instructions that C++ has no words for: barriers that count bytes, bulk tensor copies, products of warpgroups.
+// Hopper's instructions that C++ has no words for: barriers that count bytes, bulk copies, products of warpgroups.
 // They exist for sm_90a only; elsewhere the functions are empty and the launcher never gets this far.
 #pragma once
 
@@ -70,8 +70,8 @@ MN_FN void load_to_cluster(uint32_t to, const void* from, int bytes, uint32_t ba
         : "memory");
   } else {
     MN_SM90A(
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(
-            to),
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+        " [%0], [%1], %2, [%3], %4;" ::"r"(to),
         "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(barrier), "l"(policy)
         : "memory");
   }
@@ -145,7 +145,8 @@ MN_FN void product64(float (&d)[8], const uint32_t (&a)[4], uint64_t b, int accu
 MN_FN void product64(float (&d)[32], const uint32_t (&a)[4], uint64_t b, int accumulate) {
   MN_SM90A(
       "{\n .reg .pred p;\n setp.ne.b32 p, %37, 0;\n"
-      " wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23,  "
+      " wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23,  "
       " %24, %25, %26, %27, %28, %29, %30, %31},"
       " {%32, %33, %34, %35}, %36, p, 1, 1, 0;\n}"
       : MN_D16(0), MN_D16(16)
@@ -154,7 +155,8 @@ MN_FN void product64(float (&d)[32], const uint32_t (&a)[4], uint64_t b, int acc
 MN_FN void product64(float (&d)[64], const uint32_t (&a)[4], uint64_t b, int accumulate) {
   MN_SM90A(
       "{\n .reg .pred p;\n setp.ne.b32 p, %69, 0;\n"
-      " wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "
+      " wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "
       " %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, "
       " %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, "
       " %62, %63},"

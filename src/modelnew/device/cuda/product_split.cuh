@@ -12,7 +12,7 @@ namespace mn {
 // Both operands come in groups of 32 along k. A lane of the product kernel reads 4 neighbouring floats of the weight and
 // has them where its fragment wants k = {2q, 2q + 1, 2q + 8, 2q + 9} of a product of 16; x is permuted to match.
 inline constexpr int product_group = 32;
-inline constexpr int most_exponent = 60;  // of a row's largest element, either sign; so that scales and their products are normal
+inline constexpr int most_exponent = 60;  // of a row's largest element, either sign: scales and their products are normal
 
 struct halves2 {
   uint32_t high, low;  // two elements each
@@ -58,8 +58,8 @@ struct largest_bits {
   MN_FN static uint32_t combine(uint32_t a, uint32_t b) { return a > b ? a : b; }
 };
 
-// A row keeps fp32's accuracy where nearly all of its weight is in elements that keep 22 bits: what is below 2^-3, scaled,
-// keeps fewer. Counted: those, and in the upper half those of 2^5 and more.
+// A row keeps fp32's accuracy where nearly all of its weight is in elements that keep 22 bits: what is below 2^-3,
+// scaled, keeps fewer. Counted: those, and in the upper half those of 2^5 and more.
 template <int N>
 MN_FN int64_t count_range(const float (&v)[N], float scale) {
   int64_t count = 0;
@@ -73,7 +73,7 @@ MN_FN int64_t count_range(const float (&v)[N], float scale) {
 MN_FN bool too_wide(int64_t count) { return (count & 0xffffffff) * 64 > count >> 32; }
 
 inline constexpr int split_threads = 256;
-inline constexpr int split_held = 2;  // eights of a row that a thread keeps between finding the largest element and splitting
+inline constexpr int split_held = 2;  // eights of a row that a thread keeps from finding the largest to splitting
 
 // The eight elements of one piece of high halves and one of low ones: pairs from four places of a group. The i-th eight
 // of a row is piece i % 4 of group i / 4.
