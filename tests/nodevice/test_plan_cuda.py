@@ -138,7 +138,9 @@ def test_limits_of_the_device_hold(size: int, count: int, bytes_each: int, devic
             assert blocks == 1 or blocks * teams <= 2 * device.sms
         else:
             assert a in (32, 64, 128, 256) and kept + 2 * 32 * 48 + 2 * 16 * 48 <= device.shared_per_block // 2
-            assert plan.kind != "cluster" or blocks in [size for size in (2, 4, 8, 16) if size <= device.largest_cluster]
+            assert plan.kind != "cluster" or blocks in [
+                size for size in (2, 4, 8, 16) if size <= device.largest_cluster
+            ]
             resident = device.sms * (1 if bytes_each < 4 else 2)
             assert plan.kind != "grid" or 1 < blocks * max(1, teams) <= resident
             assert plan.kind != "grid" or plan.workspace >= 8 * teams + 2 * 48 * blocks * teams

@@ -22,14 +22,16 @@ MODULES = (
     "cache",
     "build",
     "product",
+    "call",
     "launch",
+    "kernels",
     "guard",
 )
 PACKAGE = "modelnew.runtime"
 
 
 def carry(reserved: Iterable[str] = ()) -> tuple[str, dict[str, str]]:
-    """The text, and what the public names of `launch` and `guard` are called in it.
+    """The text, and what the public names of `launch`, `kernels` and `guard` are called in it.
 
     `reserved`: names that the rest of the file uses.
     """
@@ -44,7 +46,9 @@ def carry(reserved: Iterable[str] = ()) -> tuple[str, dict[str, str]]:
         lines, renames = _body(module, text, trees[module], names, imports)
         heading = (ast.get_docstring(trees[module]) or "").split("\n")[0]
         parts.append(f"# ---- {module}: {heading}\n\n" + _renamed(lines, renames).strip() + "\n")
-    public = {name: names[module, name] for module in ("launch", "guard") for name in _defined(trees[module])}
+    public = {
+        name: names[module, name] for module in ("launch", "kernels", "guard") for name in _defined(trees[module])
+    }
     return "\n".join(sorted(imports)) + "\n\n\n" + "\n\n".join(parts), public
 
 

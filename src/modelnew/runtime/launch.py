@@ -7,11 +7,11 @@ A plan is made once per combination of dtypes, devices, sizes and strides; after
 import ctypes
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Protocol
 
 import torch
 
-from modelnew.runtime.build import build
+from modelnew.runtime.call import Made, launcher, queue_of, with_workspace
 from modelnew.runtime.layout import (
     Layout,
     Plan,
@@ -27,7 +27,7 @@ from modelnew.runtime.plan_cuda import Device
 from modelnew.runtime.plan_cuda import plan_pointwise as cuda_pointwise
 from modelnew.runtime.plan_cuda import plan_rows as cuda_rows
 from modelnew.runtime.plan_product import plan_product
-from modelnew.runtime.product import NOT_COVERED, Hints, collapsed_stride, factors_of, fp32_is_asked_for, onednn_linear
+from modelnew.runtime.product import NOT_COVERED, Hints, collapsed_stride, factors_of, fp32_is_asked_for
 
 SCALARS = {
     torch.float32: "float",
@@ -63,12 +63,14 @@ class Operand(NamedTuple):
     axes: tuple[Optional[int], ...]
 
 
-class _Made(NamedTuple):
-    """An output to allocate."""
+class Owner(Protocol):
+    """Whose kernel it is: the dtypes that T may stand for, and the libraries that it is built into."""
 
-    shape: "tuple[int, ...]"
-    strides: "tuple[int, ...]"
-    dtype: torch.dtype
+    working: "tuple[torch.dtype, ...]"
+
+    def library(self, target: str, working: Optional[torch.dtype]) -> ctypes.CDLL: ...
+
+    def products(self, batch_tile: int) -> ctypes.CDLL: ...
 
 
 class Kernel:
@@ -83,7 +85,7 @@ class Kernel:
 
     def __init__(
         self,
-        owner: "Kernels",
+        owner: Owner,
         name: str,
         inputs: Sequence[Operand],
         outputs: Sequence[Operand],
@@ -165,18 +167,18 @@ class Kernel:
         sizes = self._sizes(tensors)
         shapes, strides = self._results(sizes, tensors)
         dtypes = [_dtype_of(operand.storage, working) for operand in self.outputs]
-        made = [_Made(*entry) for entry in zip(shapes, strides, dtypes)]
+        made = [Made(*entry) for entry in zip(shapes, strides, dtypes)]
         if 0 in sizes:
             if any(sizes[axis] == 0 for axis in self.reduced):
                 raise Uncovered("rows of no elements")
-            return _launcher(made, tensors, None, None, None)
+            return launcher(made, tensors, None, None, None)
         plan = self._plan(sizes, tensors, shapes, strides, working)
         library = self.owner.library(device.type, working)
         function = getattr(library, "launch_" + self.name)
         function.argtypes = [ctypes.c_void_p] * (len(self.outputs) + len(self.inputs) + 1) + [ctypes.c_int64]
         function.restype = ctypes.c_int
         numbers = (ctypes.c_int64 * len(plan.numbers))(*plan.numbers)
-        return _launcher(made, tensors, _with_workspace(function, plan, device), numbers, self._fail)
+        return launcher(made, tensors, with_workspace(function, plan, device), numbers, self._fail)
 
     def _prepare_product(
         self, product: Any, x: torch.Tensor, weight: torch.Tensor, others: Sequence[torch.Tensor]
@@ -207,10 +209,10 @@ class Kernel:
         function = getattr(self.owner.products(plan.numbers[5]), "launch_" + self.name + "_product")
         function.argtypes = [ctypes.c_void_p] * (len(self.inputs) + 4) + [ctypes.c_int64]
         function.restype = ctypes.c_int
-        function = _with_workspace(function, plan, x.device)
+        function = with_workspace(function, plan, x.device)
         numbers = (ctypes.c_int64 * len(plan.numbers))(*plan.numbers)
-        made = _Made(shapes[0], strides[0], _dtype_of(self.outputs[0].storage, working))
-        queue = _queue(x.device)
+        made = Made(shapes[0], strides[0], _dtype_of(self.outputs[0].storage, working))
+        queue = queue_of(x.device)
 
         def launch(given: Sequence[torch.Tensor]) -> Optional[torch.Tensor]:
             output = torch.empty_strided(made.shape, made.strides, dtype=made.dtype, device=x.device)
@@ -351,66 +353,6 @@ class Kernel:
         return _planner(device).rows(layout)
 
 
-class Kernels:
-    """All kernels of a file, as attributes, and the libraries that they are built into when first called.
-
-    `sources`: target ("cpu", "cuda") → C++ text. `working`: dtypes that T may stand for; a library is built for each that is met.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        sources: "dict[str, str]",
-        working: Sequence[torch.dtype],
-        kernels: "dict[str, dict[str, Any]]",
-    ) -> None:
-        self.name, self.sources, self.working = name, sources, tuple(working)
-        self.libraries: dict[tuple[str, str], ctypes.CDLL] = {}
-        self.by_name = {kernel: Kernel(self, kernel, **spec) for kernel, spec in kernels.items()}
-        self.__dict__.update(self.by_name)
-        matrix, row = Operand("T", (0, 1)), Operand("T", (1,))
-        self.plain = Kernel(self, "linear", [matrix], [matrix], 2, product=0)
-        self.with_bias = Kernel(self, "linear_with_bias", [matrix, row], [matrix], 2, product=0)
-
-    def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor] = None) -> torch.Tensor:
-        """`torch.nn.functional.linear`, by a launch of ours where the device has one that pays."""
-        product = torch.nn.functional.linear
-        if x.is_cuda and x.dim() >= 2 and "product" in self.sources:
-            rows, others = x.reshape(-1, x.shape[-1]), () if bias is None else (bias,)
-            found = (self.with_bias if others else self.plain).with_product(product, rows, weight, *others)
-            if found is not None:
-                return found.view(*x.shape[:-1], found.shape[-1])
-        return product(x, weight, bias)
-
-    def onednn_linear(self, x: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor] = None) -> torch.Tensor:
-        """`linear`, on the CPU by oneDNN."""
-        return onednn_linear(x, weight, bias) if x.device.type == "cpu" else self.linear(x, weight, bias)
-
-    @property
-    def calls(self) -> "dict[str, int]":
-        """Launches of each kernel since the file was loaded."""
-        return {name: kernel.calls for name, kernel in self.by_name.items()}
-
-    def library(self, target: str, working: Optional[torch.dtype]) -> ctypes.CDLL:
-        scalar = SCALARS[working or torch.float32]
-        found = self.libraries.get((target, scalar))
-        if found is None:
-            found = build(self.name, self.sources[target], target, ("MN_T=" + scalar,))
-            self.libraries[(target, scalar)] = found
-        return found
-
-    def products(self, batch_tile: int) -> ctypes.CDLL:
-        """The kernels that take in a product, for batches of this tile: most of a build's time goes into one."""
-        tile = str(batch_tile)
-        found = self.libraries.get(("product", tile))
-        if found is None:
-            found = build(
-                self.name + "_product", self.sources["product"], "cuda", ("MN_T=float", "MN_BATCH_TILE=" + tile)
-            )
-            self.libraries[("product", tile)] = found
-        return found
-
-
 class _Planner(NamedTuple):
     pointwise: Callable[[Layout], Plan]
     rows: Callable[[RowLayout], Plan]
@@ -474,90 +416,3 @@ def _broadcast_sizes(shapes: "Sequence[Sequence[int]]") -> list[int]:
 def _broadcast_strides(tensor: torch.Tensor, rank: int) -> "tuple[int, ...]":
     walked = [0 if size == 1 else stride for size, stride in zip(tensor.shape, tensor.stride())]
     return (0,) * (rank - len(walked)) + tuple(walked)
-
-
-def _launcher(
-    made: "list[_Made]", tensors: Sequence[torch.Tensor], function: Any, numbers: Any, fail: Any
-) -> Callable[..., Any]:
-    """A function of input tensors like `tensors` that allocates the outputs, runs `function`, and returns them.
-
-    It is the whole cost of a call on the host, so it does nothing else; `function` None: there is nothing to compute.
-    """
-    device = tensors[0].device
-    queue = _queue(device)
-    makers = [_maker(entry, tensors) for entry in made]
-
-    def several(*given: torch.Tensor) -> "tuple[torch.Tensor, ...]":
-        outputs = tuple([make(given) for make in makers])
-        if function is not None:
-            code = function(*[t.data_ptr() for t in (*outputs, *given)], numbers, queue())
-            if code:
-                fail(code, given)
-        return outputs
-
-    if len(made) > 1 or function is None:
-        return several if len(made) > 1 else lambda *given: several(*given)[0]
-    (make,) = makers
-
-    def one(*given: torch.Tensor) -> torch.Tensor:
-        output = make(given)
-        code = function(output.data_ptr(), *[t.data_ptr() for t in given], numbers, queue())
-        if code:
-            fail(code, given)
-        return output
-
-    def one_of_one(given: torch.Tensor) -> torch.Tensor:
-        output = empty_like(given)
-        code = function(output.data_ptr(), given.data_ptr(), numbers, queue())
-        if code:
-            fail(code, (given,))
-        return output
-
-    empty_like = torch.empty_like
-    return one_of_one if len(tensors) == 1 and _like(made[0], tensors) == 0 else one
-
-
-def _maker(made: _Made, tensors: Sequence[torch.Tensor]) -> "Callable[[Sequence[torch.Tensor]], torch.Tensor]":
-    """Allocates an output, in the way that takes least time, given the inputs of a call."""
-    like, device = _like(made, tensors), tensors[0].device
-    if like is not None:
-        return lambda given: torch.empty_like(given[like])
-    return lambda given: torch.empty_strided(made.shape, made.strides, dtype=made.dtype, device=device)
-
-
-def _like(made: _Made, tensors: Sequence[torch.Tensor]) -> Optional[int]:
-    """The input that `empty_like` makes such an output from; None where there is none."""
-    for number, tensor in enumerate(tensors):
-        same = tensor.dtype == made.dtype and tensor.shape == made.shape
-        if same and torch.empty_like(tensor, device="meta").stride() == made.strides:
-            return number
-    return None
-
-
-def _with_workspace(function: Any, plan: Plan, device: torch.device) -> Callable[..., int]:
-    """The launcher, given memory for the time of a call where its plan asks for some: the address follows the numbers.
-
-    PyTorch's allocator gives it, on the current stream: CUDA's own would return it to the system at each synchronisation.
-    """
-    if not plan.workspace:
-        return function  # type: ignore[no-any-return]
-    array = ctypes.c_int64 * (len(plan.numbers) + 1)
-
-    def call(*arguments: Any) -> int:
-        *pointers, _, queue = arguments
-        memory = torch.empty(plan.workspace, dtype=torch.uint8, device=device)
-        code: int = function(*pointers, array(*plan.numbers, memory.data_ptr()), queue)
-        return code
-
-    return call
-
-
-def _queue(device: torch.device) -> Callable[[], int]:
-    """What a launch is queued on: the caller's stream on this device; on the CPU the number of threads."""
-    if device.type == "cpu":
-        return torch.get_num_threads
-    index = device.index or 0
-    raw = getattr(torch._C, "_cuda_getCurrentRawStream", None)
-    if raw is not None:
-        return lambda: int(raw(index))
-    return lambda: int(torch.cuda.current_stream(index).cuda_stream)

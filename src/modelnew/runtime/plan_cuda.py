@@ -87,7 +87,9 @@ class _Row(NamedTuple):
     loaded: int  # bytes per element that are loaded and differ from row to row
     computed: int  # bytes per element of the values that the body would like to keep
     sweeps: int
-    limit: int  # bytes of shared memory that a block may keep, so that two fit on a multiprocessor: one loads, one stores
+    limit: (
+        int  # bytes of shared memory that a block may keep, so that two fit on a multiprocessor: one loads, one stores
+    )
 
 
 def plan_rows(layout: RowLayout, device: Device) -> Plan:

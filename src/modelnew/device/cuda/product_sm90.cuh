@@ -112,7 +112,8 @@ MN_FN uint32_t unreliable(const product_shape& s, const product_weight_rows& w, 
   for (int r = 0; r < 2; ++r) {
     const float seen = w.largest[r], scaled = seen * w.scale[r];
     if (seen > 0.0f && !(scaled >= least && scaled < most)) bad = ~0u;
-    const bool moved = w.scale[r] > 0.0f && seen > 0.0f && seen <= largest && !(scaled >= 16384.0f && scaled < 32768.0f);
+    const bool known = w.scale[r] > 0.0f && seen > 0.0f && seen <= largest;
+    const bool moved = known && !(scaled >= 16384.0f && scaled < 32768.0f);
     if (notes && moved && s.hints && sums.row + 8 * r < s.n && threadIdx.x % 4 == 0) s.hints[sums.row + 8 * r] = seen;
   }
   return bad;
@@ -160,7 +161,8 @@ MN_FN void work_on_stages(const product_operands<Outs, Ins>& o, const product_sh
       for (int r = 0; r < 2; ++r) w.scale[r] = row_of(u) + 8 * r < s.n ? inverse_of(s.w_unit[row_of(u) + 8 * r]) : 1.0f;
       sum_unit(u, ring, shared, w, total, (u.last - u.first) * product_k_block < long_sum);
     }
-    const product_unit u = unit_at<Cluster>(s, static_cast<unsigned>(hidden(static_cast<int>(index))));  // no registers for it till now
+    // Found again, so that it took no registers till now.
+    const product_unit u = unit_at<Cluster>(s, static_cast<unsigned>(hidden(static_cast<int>(index))));
     if (u.n_tile >= s.n_tiles) continue;
     const int column = u.m_tile * Columns + 2 * (threadIdx.x % 4);
     const held_sums<N> sums = {total, static_cast<int>(row_of(u)), column, static_cast<int>(s.n),

@@ -12,7 +12,7 @@ namespace mn {
 // Both operands come in groups of 32 along k. A lane of the product kernel reads 4 neighbouring floats of the weight and
 // has them where its fragment wants k = {2q, 2q + 1, 2q + 8, 2q + 9} of a product of 16; x is permuted to match.
 inline constexpr int product_group = 32;
-inline constexpr int most_exponent = 60;  // of a row's largest element, either sign: scales and their products are normal
+inline constexpr int most_exponent = 60;  // of a row's largest, either sign: scales and their products are normal
 
 struct halves2 {
   uint32_t high, low;  // two elements each

@@ -19,7 +19,7 @@ inline constexpr int groups_per_stage = 2;  // brought at a time: neighbours in 
 struct product_shape {
   int64_t m, n, k;
   int blocks, n_tiles, m_tiles, splits;  // blocks: of k
-  unsigned units;                        // of work, for one cluster each: neighbouring tiles of n, one of m, a part of k
+  unsigned units;                        // of work, for a cluster each: neighbouring tiles of n, one of m, a part of k
   const unsigned char* x;                // in halves
   const float *x_unit, *w_unit;
   float* hints;
@@ -118,7 +118,8 @@ MN_FN void bring_stages(const CUtensorMap& w, const product_shape& s, product_ri
   for (unsigned index = blockIdx.x / Cluster; index < s.units; index += gridDim.x / Cluster) {
     const product_unit u = unit_at<Cluster>(s, index);
     const int w_row = u.n_tile * product_rows_per_block;
-    const unsigned char* x = s.x + int64_t(u.m_tile) * s.blocks * groups_per_block * product_layout<Columns, Cluster>::x_bytes;
+    const int64_t tile_bytes = int64_t(s.blocks) * groups_per_block * product_layout<Columns, Cluster>::x_bytes;
+    const unsigned char* x = s.x + u.m_tile * tile_bytes;
     const int first = u.first * groups_per_block, last = u.last * groups_per_block;
     for (int k = first; k < last; k += groups_per_stage, ring.advance())
       bring_stage<Columns, Cluster>(w, x, ring, k, w_row, pass, keep);
@@ -178,7 +179,8 @@ MN_FN void multiply_group(float (&sums)[N], const product_fragments& w, uint32_t
 // While the tensor cores work on a group, the next one is split.
 template <bool More, int Columns, int Cluster>
 MN_FN void sum_block(float (&sums)[Columns / 2], product_fragments (&w)[2], product_ring<Columns, Cluster>& ring,
-                     const unsigned char* shared, product_weight_rows& rows, float (&total)[Columns / 2], bool often, bool ends) {
+                     const unsigned char* shared, product_weight_rows& rows, float (&total)[Columns / 2], bool often,
+                     bool ends) {
   using layout = product_layout<Columns, Cluster>;
 #pragma unroll
   for (int j = 0; j < groups_per_block; ++j) {

@@ -74,7 +74,7 @@ struct register_row : row_program<register_row<Outs, Ins, Width, U, Runs>, Outs,
 
 // `threads` per row: a power of two up to 512. Up to 32, a warp has several rows; beyond, a row has the whole block.
 template <class Body, class Outs, class Ins, int V, int U, bool Runs>
-__global__ void __launch_bounds__(512)
+__global__ void __launch_bounds__(512, 1)
     rows_registers(const __grid_constant__ row_operands<Outs, Ins> o, const int threads) {
   register_row<Outs, Ins, V, U, Runs> row(o, threads);
   const int per_block = blockDim.x / threads;
