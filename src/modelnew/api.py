@@ -172,7 +172,8 @@ def optimize_file(
     report["work"] = {"bytes_read": work.bytes_read, "bytes_written": work.bytes_written, "flops": dict(work.flops)}
     report["kernels"] = [contest.as_dict() for contest in compiled.contests]
     summary = [*([shown] if shown else []), *_fused(program), *compiled.notes]
-    if program.kernels and (check or bench):
+    built = program.kernels or (program.products and place.startswith("cuda"))
+    if built and (check or bench):
         _require_compiler(place)
     with tempfile.TemporaryDirectory(prefix="modelnew-") as folder:
         candidate = Path(folder) / output.name
@@ -437,12 +438,14 @@ def _require_compiler(device: str) -> None:
 
 
 def _fused(program: Program) -> list[str]:
+    products = ["linear layers run on tensor cores where a GPU of compute capability 9.0 is"]
+    products = products if program.forward.plain_products else []
     if not program.kernels:
-        return ["nothing in this model gains from a kernel of its own: the file runs the original forward"]
+        return products or ["nothing in this model gains from a kernel of its own: the file runs the original forward"]
     dtypes = ", ".join(map(dtype_text, program.working)) or "the captured dtypes"
     names = ", ".join(f"{kernel.name} ({kernel.family})" for kernel in program.kernels)
     count = f"{len(program.kernels)} kernel{'s' if len(program.kernels) > 1 else ''}"
-    return [f"{count} for {dtypes}: {names}"]
+    return [f"{count} for {dtypes}: {names}", *products]
 
 
 def _floor(program: Program, device: str) -> Floor:

@@ -130,7 +130,8 @@ def check(
     ] = None,
     grad: Annotated[bool, typer.Option("--grad", help="Compare gradients too.")] = False,
     sandbox: Annotated[
-        bool, typer.Option("--sandbox", help="Run each NEW.py in bubblewrap: no network, and it can write nowhere.")
+        bool,
+        typer.Option("--sandbox", help="Run each NEW.py in bubblewrap: no network, writes to its scratch folder only."),
     ] = False,
     junit: Annotated[Path | None, typer.Option(metavar="OUT.xml", help="Write the cases as a JUnit document.")] = None,
     as_json: Json = False,

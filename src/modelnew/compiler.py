@@ -26,7 +26,10 @@ from modelnew.render.forward import Forward, ForwardWriter
 from modelnew.render.kernel import render_kernel
 
 MOST_VARIANT_NODES = 400  # in a larger graph a dtype that runs on fakes do not show is not looked at by another capture
-LINEAR = "linear"  # what kernels.linear is already
+# attributes of runtime/kernels.py's Kernels, which has a file's kernels by name beside them
+TAKEN = frozenset(
+    {"linear", "onednn_linear", "plain", "with_bias", "calls", "library", "libraries", "products", "name"}
+)
 ANY_RANKS = (0, 1, 3, 4, 5)
 MOST_COMBINED = 4
 
@@ -194,7 +197,7 @@ def _with_product(kernel: Kernel, reads: list[fx.Node], region: Region) -> Kerne
 
 def _named_apart(kernel: Kernel, made: dict[str, Kernel]) -> Kernel:
     wish, number = kernel.name, 1
-    while kernel.name == LINEAR or (kernel.name in made and not _equal(kernel, made[kernel.name])):
+    while kernel.name in TAKEN or (kernel.name in made and not _equal(kernel, made[kernel.name])):
         number += 1
         kernel = replace(kernel, name=f"{wish}_{number}")
     if kernel.name in made:
@@ -272,9 +275,7 @@ class _Evidence:
             return False
         try:
             return compile_module(*self.source.abstract(dtype)).text == self.program.text
-        except (
-            Exception
-        ):  # a model that does not run so is not the same; whatever it raises, the original forward will too
+        except Exception:  # a model that does not run so is not the same: whatever it raises, the original does too
             return False
 
     def _holds_for(self, change: Callable[[list[Any]], list[Any]]) -> bool:

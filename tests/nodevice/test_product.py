@@ -1,17 +1,20 @@
 """Kernels that take in a matrix product: which do, what is written for them, and when their launch is chosen."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from modelnew import optimize
 from modelnew.compiler import compile_module, with_products
 from modelnew.render.product import render_product
 from modelnew.runtime.plan_cuda import Device
 from modelnew.runtime.plan_product import plan_product
-from modelnew.runtime.product import collapsed_stride, factors_of
+from modelnew.runtime.product import Hints, collapsed_stride, factors_of
 from tests.compile_gate import Case, check
 from tests.compiled import Function
 from tests.examples import load, write
@@ -63,8 +66,6 @@ def test_a_product_is_left(name):
 
 @pytest.mark.parametrize("name", TAKEN_IN)
 def test_where_no_device_has_the_launch_the_answer_is_the_same(name):
-    from modelnew import optimize
-
     forward, inputs = TAKEN_IN[name]
     model = Function(forward, **layers())
     with torch.no_grad():
@@ -105,9 +106,21 @@ def test_the_launch_is_chosen_for_what_it_covers():
     assert plan(m=17).numbers[5] == 64
     assert plan(m=5000).numbers[5] == 128
     assert plan(device=HOPPER._replace(capability=(8, 0))) is None
-    assert plan(m=1, n=64, k=64) is None  # too little to do
+    assert plan(m=2, n=64, k=64) is None  # too little to do
+    assert plan(m=1) is None  # the library reads the weight as fast
     assert plan(w=lambda w: w.t()) is None  # the weight's rows are not contiguous
     assert plan(k=4094) is None  # nor aligned
+
+
+def test_what_is_remembered_of_a_weight_goes_when_it_is_written_to():
+    hints, weight = Hints(), torch.zeros(4, 8)
+    first = hints.of(weight, 4)
+    assert hints.of(weight, 4) is first
+    assert hints.of(weight.t(), 8) is not first
+    weight.add_(1)
+    assert hints.of(weight, 4) is not first
+    with torch.inference_mode():
+        assert hints.of(torch.zeros(4, 8), 4).tolist() == [0, 0, 0, 0]
 
 
 def test_leading_dims_collapse_where_they_can():
@@ -119,6 +132,42 @@ def test_leading_dims_collapse_where_they_can():
     assert factors_of(torch.empty(2, 3, 8), torch.empty(5, 8)).m == 6
     assert factors_of(torch.empty(3, 2, 8).transpose(0, 1), torch.empty(5, 8)) is None
     assert factors_of(torch.empty(0, 8), torch.empty(5, 8)) is None
+
+
+def test_a_kernel_after_two_functions_prepares_a_launch_for_each(monkeypatch):
+    """Factors of one shape: what was prepared for x · wᵀ must not be launched for x · w."""
+    prepared = []
+    model = Function(lambda s, x: (F.linear(x, s.square).relu(), torch.mm(x, s.square).relu()))
+    model.square = nn.Parameter(torch.randn(10, 10))
+    kernels = optimize(model, torch.randn(6, 10)).kernels
+    assert len(kernels.by_name) == 1
+    monkeypatch.setattr(kernels.relu, "_prepare_product", lambda product, *factors: prepared.append(product))
+    x, square = SimpleNamespace(**on_a_gpu(X)), SimpleNamespace(**on_a_gpu(model.square))
+    for product in (F.linear, torch.mm, F.linear):
+        assert kernels.relu.with_product(product, x, square) is None
+    assert prepared == [F.linear, torch.mm]
+
+
+def on_a_gpu(t):
+    """What the choice of a launch asks of a tensor."""
+    return {
+        "is_cuda": True,
+        "device": torch.device("cuda:0"),
+        "dtype": t.dtype,
+        "shape": t.shape,
+        "stride": t.stride,
+        "data_ptr": t.data_ptr,
+    }
+
+
+def test_a_linear_layer_of_nothing_goes_to_the_library(monkeypatch):
+    seen = []
+    kernels = optimize(Function(lambda s, x: s.linear(x), **layers()), X).kernels
+    monkeypatch.setattr(kernels.plain, "with_product", lambda product, rows, *factors: seen.append(rows.shape))
+    with FakeTensorMode():
+        x, weight = torch.empty(2, 3, 0, device="cuda"), torch.empty(5, 0, device="cuda")
+        assert kernels.linear(x, weight).shape == (2, 3, 5)
+    assert seen == [(6, 0)]
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")

@@ -51,7 +51,7 @@ def softmax(count: int, size: int, axis: int = 1, device: Device = H200) -> Run:
     return run
 
 
-CLUSTERS = SMALL._replace(sms=16, shared_per_block=14 << 10)
+CLUSTERS = SMALL._replace(sms=16, shared_per_block=26 << 10)
 POINTWISE_FAULTS = [
     Fault(
         "load beyond the tail",

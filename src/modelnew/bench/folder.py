@@ -97,9 +97,8 @@ def bench_folder(
 ) -> FolderReport:
     """Optimises, checks and times every reference file of `folder`.
 
-    results: a folder that keeps what is done; a task that is there, made from the same text with the same options,
-    is not done
-        again.
+    results: a folder that keeps what is done; a task that is there, made from the same text with the same options, is
+        not done again.
     overrides: constant → value, applied to the files that have the constant.
     optimise: (reference, overrides, output) → the command line that writes the optimised file and `OUTPUT.report.json`
         beside it, with exit code 0 when it is accepted and 1 when it is not.

@@ -20,7 +20,6 @@ from modelnew.memory import free_memory
 
 BUDGET_S = 0.4  # of timing, per kernel
 SHARE = 0.25  # of the free memory that one kernel's tensors may take
-
 SURE = 0.95  # times as fast as PyTorch at the upper end of the interval: below that a kernel is given up
 Kernel = Callable[..., Any]
 

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 LEAST_CLAIM = 0.01  # no difference below 1 % is claimed, whatever the interval says
-VERDICTS = ("same", "faster", "slower", "ambiguous")
 
 # 97.5 % quantiles of Student's t for 1, 2, … degrees of freedom
 _T_975 = (

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.utils._pytree as pytree
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor
 
 from modelnew.graph.capture import Captured
@@ -45,9 +46,12 @@ def retyped(captured: Captured, dtype: torch.dtype) -> Captured | None:
 
 
 def _value(node: fx.Node, like: Any) -> Any:
-    """What the op gives on the values of its arguments."""
+    """What the op gives on the values of its arguments.
+
+    By its Python rules: PyTorch 2.11's matmul in C++ asks for the number of elements, which is none yet.
+    """
     args, kwargs = pytree.tree_map_only(fx.Node, lambda arg: arg.meta["val"], (list(node.args), dict(node.kwargs)))
     first = next(leaf for leaf in pytree.tree_leaves(like) if isinstance(leaf, FakeTensor))
     assert callable(node.target)
-    with first.fake_mode, torch.no_grad():
+    with first.fake_mode, enable_python_dispatcher(), torch.no_grad():
         return node.target(*args, **kwargs)

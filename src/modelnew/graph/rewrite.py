@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 
 from modelnew.graph.partition import same, shape, tensors
 from modelnew.graph.views import RESHAPES, is_axes_view, is_open
@@ -115,7 +116,7 @@ def insert(graph: fx.Graph, near: fx.Node, target: Any, args: tuple[Any, ...]) -
         node = graph.call_function(target, args)
     node.meta = {key: near.meta[key] for key in ("stack_trace", "from_node", "nn_module_stack") if key in near.meta}
     fakes = torch.utils._pytree.tree_map_only(fx.Node, lambda arg: arg.meta["val"], args)
-    with near.meta["val"].fake_mode:
+    with near.meta["val"].fake_mode, enable_python_dispatcher():
         node.meta["val"] = target(*fakes)
     return node
 

@@ -135,17 +135,13 @@ def _expressions(
             continue
 
         def value_of(source: fx.Node, node: fx.Node = node) -> Expr:
-            return (
-                values[source]
-                if source in values
-                else read(source, _read_axes(node, source, region.axes[node], region))
-            )
+            return values[source] if source in values else read(source, _read_axes(node, source, region.axes[node]))
 
         values[node] = _expression(node, value_of, builder, types)
     return list(operands), tuple(builder.cast(values[node], types.compute(node.meta["val"].dtype)) for node in outputs)
 
 
-def _read_axes(node: fx.Node, source: fx.Node, axes: Axes, region: Region) -> Axes:
+def _read_axes(node: fx.Node, source: fx.Node, axes: Axes) -> Axes:
     """Along which axes of the domain `node` reads a tensor from outside."""
     sizes = source.meta["val"].shape
     if node.target in REDUCTIONS:

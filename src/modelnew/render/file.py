@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from modelnew.kernel.schedule import schedule
 from modelnew.render.carry import carry
 from modelnew.render.kernel import render_kernel
 from modelnew.render.library import libraries
-from modelnew.render.product import PLAIN, render_product
+from modelnew.render.product import PLAIN_PRODUCTS, render_product
 
 if TYPE_CHECKING:
     from modelnew.compiler import Program
@@ -137,7 +136,7 @@ def _kernels(program: Program) -> str:
     text = f'KERNELS = r"""\n{prologue}\n{body}\n"""\n'
     if program.products:
         taking = [render_product(kernel) for kernel in program.kernels if kernel.product is not None]
-        products = "\n".join([*taking, *([PLAIN] if program.forward.plain_products else [])]).rstrip()
+        products = "\n".join([*taking, *([PLAIN_PRODUCTS] if program.forward.plain_products else [])]).rstrip()
         text += (
             "\n# Matrix products with what follows them, for devices on whose tensor cores they run.\n"
             f'PRODUCTS = r"""\n{prologue}\n{products}\n"""\n'
@@ -154,7 +153,7 @@ def _libraries(program: Program) -> str:
 
 
 def _model_new(program: Program, model: nn.Module, public: dict[str, str]) -> str:
-    signature, call = _signature(model, program.captured.leaves, len(program.captured.args_spec.children()))
+    signature, call = _signature(model, len(program.captured.args_spec.children()))
     body = program.forward.lines()
     constants = [f"{name} = {literal}" for name, literal in program.forward.constants.items()]
     lines = [
@@ -183,7 +182,7 @@ def _model_new(program: Program, model: nn.Module, public: dict[str, str]) -> st
     return "\n".join(lines) + "\n"
 
 
-def _signature(model: nn.Module, leaves: Sequence[Leaf], given: int) -> tuple[str, str]:
+def _signature(model: nn.Module, given: int) -> tuple[str, str]:
     """forward's parameters as it declares them, and the same as arguments of a call."""
     parameters = list(inspect.signature(model.forward).parameters.values())
     simple = all(p.kind is p.POSITIONAL_OR_KEYWORD and _literal(p.default) for p in parameters)
@@ -258,8 +257,6 @@ def _guard(program: Program, model: nn.Module, origin: Origin, public: dict[str,
     parameters = list(inspect.signature(model.forward).parameters.values())
     if all(p.kind is p.POSITIONAL_OR_KEYWORD and _literal(p.default) for p in parameters):
         arguments += [repr(p.default) for p in parameters[given:]]
-    elif any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        pass
     smallest = {_size_name(program, symbol): least for symbol, least in program.smallest.items()}
     return [
         "",

@@ -262,7 +262,6 @@ class ForwardWriter:
         if node in self.locals or self._is_size(node):
             return
         needs: set[str] = set()
-        name = ""
         target, args = self._callee(node, needs)
         name = self._unique(op_name(node) if node.target is not operator.getitem else op_name(node.args[0]))  # type: ignore[arg-type]
         self.locals[node] = name

@@ -51,7 +51,7 @@ def _text(system: list[str], headers: Iterable[tuple[str, str]]) -> str:
 
 def _headers(target: str, kernels: list[Kernel]) -> tuple[dict[str, str], set[str]]:
     """Headers in the order of their includes, each once, and the standard headers that they ask for."""
-    roots = [f"common/{name}" for name in ("core.h",)]
+    roots = ["common/core.h"]
     roots += sorted({header for function in _functions(kernels) if (header := providers().get(function))})
     roots += [
         ENTRY[target, family] for family in ("pointwise", "row program") if any(k.family == family for k in kernels)

@@ -7,7 +7,7 @@ from modelnew.kernel.product import Contraction, contraction
 from modelnew.render.expression import Writer, bare
 from modelnew.render.names import names_of
 
-PLAIN = """\
+PLAIN_PRODUCTS = """\
 // linear(x, weight), without and with a bias
 struct linear_term {
   MN_FN auto operator()(C product) const { return mn::values(product); }

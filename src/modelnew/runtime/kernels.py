@@ -39,7 +39,7 @@ class Kernels:
         """`torch.nn.functional.linear`, by a launch of ours where the device has one that pays."""
         product = torch.nn.functional.linear
         if x.is_cuda and x.dim() >= 2 and "product" in self.sources:
-            rows, others = x.reshape(-1, x.shape[-1]), () if bias is None else (bias,)
+            rows, others = x.flatten(0, -2), () if bias is None else (bias,)
             found = (self.with_bias if others else self.plain).with_product(product, rows, weight, *others)
             if found is not None:
                 return found.view(*x.shape[:-1], found.shape[-1])
@@ -51,8 +51,10 @@ class Kernels:
 
     @property
     def calls(self) -> "dict[str, int]":
-        """Launches of each kernel since the file was loaded."""
-        return {name: kernel.calls for name, kernel in self.by_name.items()}
+        """Launches of each kernel since the file was loaded; of linear layers where there were any."""
+        found = {name: kernel.calls for name, kernel in self.by_name.items()}
+        layers = self.plain.calls + self.with_bias.calls
+        return {**found, "linear": layers} if layers else found
 
     def library(self, target: str, working: Optional[torch.dtype]) -> ctypes.CDLL:
         scalar = SCALARS[working or torch.float32]

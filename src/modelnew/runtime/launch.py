@@ -144,7 +144,7 @@ class Kernel:
         if not (x.is_cuda and fp32_is_asked_for()):
             return None
         given = (x, weight, *others)
-        key = tuple([(t.dtype, t.device, t.shape, t.stride(), t.data_ptr() % 16) for t in given])
+        key = (product, *[(t.dtype, t.device, t.shape, t.stride(), t.data_ptr() % 16) for t in given])
         if key not in self.fused:
             self.fused[key] = self._prepare_product(product, x, weight, others)
         launch = self.fused[key]

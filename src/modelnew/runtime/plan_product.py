@@ -13,7 +13,7 @@ _FLOAT = 4
 _VECTOR = 16  # bytes that a row of the weight begins at a multiple of
 _LEAST_WORK = 1 << 24  # multiplications; below this a launch costs more than the product
 _BATCH_TILES = (16, 64, 128)  # rows of x per block
-_LARGEST = (1 << 31) - 1
+_LARGEST = 1 << 30  # of m, n and k
 
 
 class Factors(NamedTuple):
@@ -33,8 +33,9 @@ def plan_product(factors: Factors, strides: "list[tuple[int, int]]", device: Dev
     """
     m, n, k, x, w = factors
     lies_well = w[1] == 1 and w[0] * _FLOAT % _VECTOR == 0
-    small = m * n * k < _LEAST_WORK or max(m, n, k) > _LARGEST
-    if device.capability != (9, 0) or not lies_well or small:
+    if device.capability != (9, 0) or not lies_well or max(m, n, k) > _LARGEST:
+        return None
+    if m == 1 or m * n * k < _LEAST_WORK:  # one row is read at memory's speed by the library too
         return None
     numbers = [
         0,

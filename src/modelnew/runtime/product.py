@@ -64,16 +64,21 @@ def collapsed_stride(sizes: Sequence[int], strides: Sequence[int]) -> Optional[i
 
 
 class Hints:
-    """What a launch leaves behind about a weight for the next one: n floats on its device, zero at first."""
+    """What a launch leaves behind about a weight for the next one: n floats on its device, zero at first.
+
+    A weight that is written to, as far as PyTorch knows, begins again; the result is right whatever the floats are.
+    """
 
     def __init__(self) -> None:
-        self.kept: dict[Any, torch.Tensor] = {}
+        self.kept: dict[Any, tuple[int, torch.Tensor]] = {}
 
     def of(self, weight: torch.Tensor, rows: int) -> torch.Tensor:
         key = (weight.data_ptr(), weight.device, rows)
+        version = 0 if weight.is_inference() else weight._version
         found = self.kept.get(key)
-        if found is None:
+        if found is None or found[0] != version:
             if len(self.kept) >= MOST_WEIGHTS:
                 self.kept.clear()
-            found = self.kept[key] = torch.zeros(rows, dtype=torch.float32, device=weight.device)
-        return found
+            found = (version, torch.zeros(rows, dtype=torch.float32, device=weight.device))
+            self.kept[key] = found
+        return found[1]
