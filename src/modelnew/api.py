@@ -27,6 +27,7 @@ from modelnew.bench.folder import bench_folder as time_folder
 from modelnew.bench.kernels import Contest
 from modelnew.bench.page import page
 from modelnew.bench.plot import draw
+from modelnew.bench.plot import require_drawing as require_drawing
 from modelnew.bench.products import faster_products
 from modelnew.bench.report import Report as BenchReport
 from modelnew.bench.sweep import Sweep, parse_sweep, sweep

@@ -199,6 +199,8 @@ def bench(
     with console.session(as_json=as_json) as progress:
         from modelnew import api
 
+        if plot is not None or html is not None:
+            api.require_drawing()
         found = api.measure(
             file,
             candidates or [],

@@ -5,21 +5,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import combinations
 from typing import Any, NamedTuple, Protocol
 
 import torch
+import torch.utils._pytree as pytree
 from torch import fx, nn
 
 from modelnew import fakes
 from modelnew.graph.capture import FLOATING, Captured, capture
-from modelnew.graph.evidence import agree, follows, pieces
+from modelnew.graph.evidence import Record, agree, follows, pieces
 from modelnew.graph.original import Original, original, put_back, stays
-from modelnew.graph.other_inputs import of_rank, set_to_one
+from modelnew.graph.other_inputs import of_rank, set_to_one, strided
 from modelnew.graph.partition import Partition, Region, is_product, partition
 from modelnew.graph.retype import retyped
 from modelnew.graph.rewrite import drop_assertions, hoist_reshapes, sink_reshapes, split_bias
-from modelnew.kernel.ir import Kernel
+from modelnew.kernel.ir import Kernel, walk
 from modelnew.kernel.lower import NoDomain, Types, lower, why_not
 from modelnew.kernel.product import take_product
 from modelnew.render.forward import Forward, ForwardWriter
@@ -30,7 +32,7 @@ MOST_VARIANT_NODES = 400  # in a larger graph a dtype that runs on fakes do not 
 TAKEN = frozenset(
     {"linear", "onednn_linear", "plain", "with_bias", "calls", "library", "libraries", "products", "name"}
 )
-ANY_RANKS = (0, 1, 3, 4, 5)
+ANY_RANKS = range(6)
 MOST_COMBINED = 4
 
 
@@ -66,6 +68,9 @@ class Program:
     forward: Forward
     working: tuple[torch.dtype, ...] = ()
     smallest: dict[str, int] = field(default_factory=dict)
+    laid_out: tuple[tuple[int, ...], ...] | None = (
+        None  # per input that is a tensor, where strides matter: () is contiguous
+    )
     any_rank: bool = False
 
     @property
@@ -92,8 +97,11 @@ def compile_source(source: Source, show: Callable[[str, object], None] = lambda 
     with fakes.silence():
         evidence = _Evidence(source, program)
         working, smallest, any_rank = evidence.dtypes(), evidence.smallest_sizes(), evidence.any_rank()
+        laid_out = evidence.laid_out()
     kernels = tuple(replace(k, any_rank=True) for k in program.kernels) if any_rank else program.kernels
-    widened = replace(program, kernels=kernels, working=working, smallest=smallest, any_rank=any_rank)
+    widened = replace(
+        program, kernels=kernels, working=working, smallest=smallest, any_rank=any_rank, laid_out=laid_out
+    )
     show("program", widened)
     return widened
 
@@ -125,7 +133,14 @@ def without(program: Program, losers: Sequence[Original]) -> Program:
     smaller = compile_captured(program.captured)
     any_rank = program.any_rank and bool(smaller.kernels) and _is_elementwise(smaller)
     kernels = tuple(replace(kernel, any_rank=any_rank) for kernel in smaller.kernels)
-    return replace(smaller, kernels=kernels, working=program.working, smallest=program.smallest, any_rank=any_rank)
+    return replace(
+        smaller,
+        kernels=kernels,
+        working=program.working,
+        smallest=program.smallest,
+        any_rank=any_rank,
+        laid_out=program.laid_out,
+    )
 
 
 def compile_module(
@@ -233,7 +248,7 @@ class _Evidence:
     def __init__(self, source: Source, program: Program) -> None:
         self.source, self.program, self.captured = source, program, program.captured
         model, inputs = source.abstract()
-        self.pieces = pieces(self.captured, model, inputs, self.captured.working)
+        self.pieces = self._pieces(model, inputs, self.captured.working)
 
     def dtypes(self) -> tuple[torch.dtype, ...]:
         """The captured dtype first, then every other one for which the model is the same program."""
@@ -258,9 +273,19 @@ class _Evidence:
 
     def any_rank(self) -> bool:
         """Elementwise from end to end, and the same at every rank: then any shapes will do that broadcast."""
-        if not _is_elementwise(self.program):
+        if not _is_elementwise(self.program) or self.captured.conditions:
             return False
-        return all(self._holds_for(lambda inputs, rank=rank: of_rank(inputs, rank)) for rank in ANY_RANKS)  # type: ignore[misc]
+        tensors = [position for position, leaf in enumerate(self.captured.leaves) if leaf.node is not None]
+        which = (None, *tensors) if len(tensors) > 1 else (None,)
+        return all(self._holds_for(partial(of_rank, rank=rank, alone=alone)) for rank in ANY_RANKS for alone in which)
+
+    def laid_out(self) -> tuple[tuple[int, ...], ...] | None:
+        """How the inputs lie, where forward does otherwise with others: a branch on strides, or a view that some do not allow."""
+        model, inputs = self.source.abstract()
+        if all(self._shown(model, strided(inputs, turned=turned), self.captured.working) for turned in (True, False)):
+            return None
+        tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
+        return tuple(() if tensor.is_contiguous() else tuple(tensor.stride()) for tensor in tensors)
 
     def _holds_at_one(self, symbols: Sequence[str]) -> bool:
         return self._holds_for(lambda inputs: set_to_one(self.captured, inputs, symbols))
@@ -295,9 +320,16 @@ class _Evidence:
         """Whether the runs on these fakes show that the captured program holds for them."""
         try:
             same_calls = follows(self.captured, model, inputs, dtype)
-            return same_calls and pieces(self.captured, model, inputs, dtype) == self.pieces
         except Exception:  # as above, or it asks for a value: fakes have none
             return False
+        return same_calls and self.pieces is not None and self._pieces(model, inputs, dtype) == self.pieces
+
+    def _pieces(self, model: nn.Module, inputs: list[Any], dtype: torch.dtype | None) -> Record | None:
+        """None where the captured calls cannot be taken apart on these fakes: then nothing is shown by it."""
+        try:
+            return pieces(self.captured, model, inputs, dtype)
+        except Exception:  # as above
+            return None
 
 
 def _is_elementwise(program: Program) -> bool:
@@ -314,6 +346,8 @@ def _is_elementwise(program: Program) -> bool:
         if any(len(output.axes) != kernel.rank or None in output.axes for output in kernel.outputs):
             return False
         if any(operand.storage != "T" for operand in kernel.inputs):
+            return False
+        if any(expr.axes is not None for expr in walk(kernel.results)):
             return False
     return True
 
@@ -337,5 +371,9 @@ class LiveModule:
                 fake = convert(tensor.detach())
                 is_parameter = isinstance(tensor, nn.Parameter)
                 memo[id(tensor)] = nn.Parameter(fake, requires_grad=tensor.requires_grad) if is_parameter else fake
+            for module in self.model.modules():  # tensors that are plain attributes
+                for leaf in pytree.tree_leaves(list(vars(module).values())):
+                    if isinstance(leaf, torch.Tensor) and id(leaf) not in memo:
+                        memo[id(leaf)] = convert(leaf.detach())
             model = copy.deepcopy(self.model, memo)
             return model, fakes.map_tensors(convert, self.inputs)

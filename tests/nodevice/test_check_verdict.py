@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from modelnew.check.report import headline
 from modelnew.check.noise import Noise, Pool
 from modelnew.check.verdict import Truth, compare
 from modelnew.check.wide import Wide
@@ -129,3 +130,8 @@ def test_other_dtypes_have_their_own_noise(dtype):
     truth = truth_of(lambda v: torch.softmax(v, -1), x)
     assert compare(truth.eager, truth).reason == ""
     assert compare((truth.eager.double() * (1 + 100 * truth.unit)).to(dtype), truth).reason
+
+
+def test_an_acceptance_of_kernels_that_never_ran_says_so():
+    assert "none of its kernels ran" in headline((), True, "", "fp32", idle=True)
+    assert "none of its kernels" not in headline((), True, "", "fp32")

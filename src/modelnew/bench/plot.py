@@ -66,6 +66,11 @@ def figure_bytes(figure: Callable[[], Any], suffix: str) -> bytes:
     return data
 
 
+def require_drawing() -> None:
+    """Raises UsageError where pictures cannot be drawn: better before an hour of timing than after it."""
+    _matplotlib("matplotlib")
+
+
 def _matplotlib(name: str) -> Any:
     try:
         return importlib.import_module(name)

@@ -30,7 +30,7 @@ def conclude(
         candidate=candidate,
         reference=reference,
         accepted=accepted,
-        headline=headline(results, accepted, undecidable, accuracy),
+        headline=headline(results, accepted, undecidable, accuracy, idle=bool(kernels) and not any(kernels.values())),
         cases=results,
         accuracy_class=accuracy,
         seed=judge.seed,

@@ -144,8 +144,10 @@ def place(worst: Worst) -> str:
     return f"{where}: {worst.got:.5g}, truth {worst.truth:.5g}, eager {worst.eager:.5g}"
 
 
-def headline(cases: tuple[CaseResult, ...], accepted: bool | None, undecidable: str, accuracy: str) -> str:
-    """One line that says it."""
+def headline(
+    cases: tuple[CaseResult, ...], accepted: bool | None, undecidable: str, accuracy: str, *, idle: bool = False
+) -> str:
+    """One line that says it. idle: the candidate counts its kernels' launches, and there was none."""
     if accepted is None:
         return f"could not judge: {undecidable}"
     if not accepted:
@@ -161,7 +163,8 @@ def headline(cases: tuple[CaseResult, ...], accepted: bool | None, undecidable: 
     extra = "".join(f", {count} {word}" for word, count in counts.items() if count)
     error = f"error {max(ratios):.2g} × eager's at worst" if ratios else "exact"
     kind = f" ({accuracy} precision)" if accuracy.endswith("-like") else ""
-    return f"accepted: {error}{kind}, {len(judged)} cases{extra}"
+    unused = ", but none of its kernels ran" if idle else ""
+    return f"accepted: {error}{kind}, {len(judged)} cases{extra}{unused}"
 
 
 def case_of(name: str, catches: str, comparisons: list[Comparison]) -> CaseResult:

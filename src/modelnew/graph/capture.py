@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import sympy
 import torch
 import torch.utils._pytree as pytree
 from torch import fx, nn
@@ -46,6 +47,7 @@ class Captured:
     made inside forward.
     `written_back` says of each output of the graph which attribute or argument it is written to, None for what forward returns.
     `sizes` names the open sizes: symbol → (placeholder, dim).
+    `conditions` are what torch.export took to be true of open sizes on the way through forward: a branch of its Python, say.
     `exported` and `decomposed` are torch.export's own programs, before and after its ops were decomposed into those of `graph`.
     """
 
@@ -57,6 +59,7 @@ class Captured:
     written_back: tuple[str | None, ...]
     returns_spec: pytree.TreeSpec
     sizes: dict[str, tuple[fx.Node, int]]
+    conditions: tuple[sympy.Basic, ...]
     working: torch.dtype | None  # the floating dtype of the inputs and parameters, None where there are none
     exported: ExportedProgram
     decomposed: ExportedProgram
@@ -214,6 +217,7 @@ def _describe(
     leaves = _leaves(model, args, user_inputs)
     paths = {leaf.node.name: leaf.path for leaf in leaves if leaf.node is not None}
     working = _working_dtype([leaf.node for leaf in leaves if leaf.node is not None] + list(state))
+    sizes = _open_sizes(leaves)
     return Captured(
         graph=graph,
         leaves=leaves,
@@ -222,11 +226,34 @@ def _describe(
         constants=constants,
         written_back=_written_back(model, decomposed, paths),
         returns_spec=decomposed.call_spec.out_spec,
-        sizes=_open_sizes(leaves),
+        sizes=sizes,
+        conditions=_conditions(decomposed, leaves, sizes),
         working=working,
         exported=exported,
         decomposed=decomposed,
     )
+
+
+def _conditions(
+    decomposed: ExportedProgram, leaves: Sequence[Leaf], sizes: dict[str, tuple[fx.Node, int]]
+) -> tuple[sympy.Basic, ...]:
+    """Over the open sizes. That each is 2 or more is none: torch.export assumes it of all."""
+    open_sizes = [
+        size
+        for leaf in leaves
+        if leaf.node is not None
+        for size in leaf.node.meta["val"].shape
+        if isinstance(size, torch.SymInt)
+    ]
+    if not open_sizes:
+        return ()
+    found: dict[sympy.Basic, None] = {guard.expr: None for guard in open_sizes[0].node.shape_env.guards}
+    for symbol, allowed in decomposed.range_constraints.items():
+        if isinstance(allowed.lower, sympy.Integer) and allowed.lower > 2:
+            found[sympy.Ge(symbol, allowed.lower)] = None
+        if isinstance(allowed.upper, sympy.Integer):
+            found[sympy.Le(symbol, allowed.upper)] = None
+    return tuple(one for one in found if one.free_symbols and all(str(symbol) in sizes for symbol in one.free_symbols))
 
 
 def _written_back(model: nn.Module, exported: Any, paths: dict[str, str]) -> tuple[str | None, ...]:

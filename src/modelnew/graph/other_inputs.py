@@ -38,9 +38,26 @@ def set_to_one(captured: Captured, inputs: Sequence[object], symbols: Sequence[s
     return _reshaped(inputs, shape)
 
 
-def of_rank(inputs: Sequence[object], rank: int) -> list[Any]:
-    """Every input with `rank` dims."""
-    return _reshaped(inputs, lambda leaf, value: [5] * rank)
+def of_rank(inputs: Sequence[object], rank: int, alone: int | None = None) -> list[Any]:
+    """Every input with `rank` dims; the tensor of number `alone` with one dim less or, of none, more than the others."""
+    return _reshaped(inputs, lambda leaf, value: [5] * (rank if leaf != alone else rank - 1 if rank else 1))
+
+
+def strided(inputs: Sequence[object], *, turned: bool) -> list[Any]:
+    """Inputs of the same sizes that lie in another way: with dims in reverse order, or as slices of wider ones, further on,
+    that autograd would record."""
+    leaves, spec = pytree.tree_flatten(list(inputs))
+    for i, value in enumerate(leaves):
+        if isinstance(value, torch.Tensor):
+            with value.fake_mode:  # type: ignore[attr-defined]
+                if turned:
+                    order = list(reversed(range(value.dim())))
+                    leaves[i] = value.new_empty([value.shape[dim] for dim in order]).permute(order)
+                else:
+                    leaves[i] = value.new_empty([size + 2 for size in value.shape])[(slice(1, -1),) * value.dim()]
+                    leaves[i].requires_grad_(value.is_floating_point())
+    found: list[Any] = pytree.tree_unflatten(leaves, spec)
+    return found
 
 
 def _reshaped(inputs: Sequence[object], shape: Shape) -> list[Any]:

@@ -83,8 +83,8 @@ def _expanded(node: fx.Node, axes: Axes) -> Axes:
     return (*(None for _ in range(len(node.meta["val"].shape) - len(axes))), *axes)
 
 
-def base_axes(node: fx.Node, axes: Axes) -> Axes:
-    """The reverse of `view_axes`: how the viewed tensor is read when the view is read along `axes`."""
+def base_axes(node: fx.Node, axes: Axes) -> Axes | None:
+    """The reverse of `view_axes`: how the viewed tensor is read when the view is read along `axes`. None where that is not known."""
     args: Sequence[Any] = node.args
     sizes = args[0].meta["val"].shape
     rank = len(sizes)
@@ -98,8 +98,10 @@ def base_axes(node: fx.Node, axes: Axes) -> Axes:
         grew = [str(a) != str(b) for a, b in zip(sizes, node.meta["val"].shape[len(axes) - rank :], strict=True)]
         return tuple(None if new else axis for new, axis in zip(grew, tail, strict=True))
     numbered = view_axes(node, tuple(range(rank)))
+    if numbered is None:
+        return None
     result: list[int | None] = [None] * rank
-    for dim, axis in zip(numbered or (), axes, strict=True):
+    for dim, axis in zip(numbered, axes, strict=True):
         if dim is not None:
             result[dim] = axis
     return tuple(result)

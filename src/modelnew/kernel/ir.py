@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Number = bool | int | float
-Kind = Literal["load", "index", "size", "const", "call", "cast", "round", "reduce"]
+Axes = tuple[int | None, ...]
+Kind = Literal["load", "index", "size", "const", "call", "cast", "round", "reduce", "contiguous"]
 
 FLOAT_TYPES = frozenset({"C", "float", "double"})
 NARROW_TYPES = frozenset({"int8_t", "uint8_t", "int16_t"})  # C++ computes these in int
@@ -40,13 +41,17 @@ COSTLY = frozenset(
 
 @dataclass(frozen=True, eq=False)
 class Expr:
-    """One scalar expression. `detail` is the operand's number, the constant, the function, or the reduction."""
+    """One scalar expression. `detail` is the operand's number, the constant, the function, or the reduction.
+
+    "contiguous" is its argument, in a tensor that lies contiguously along `axes`.
+    """
 
     kind: Kind
     ctype: str
     args: tuple[Expr, ...]
     detail: Number | str
     builder: Builder = field(repr=False)
+    axes: Axes | None = None
 
     def __add__(self, other: Expr | Number) -> Expr:
         return self.builder.call("add", self, other)
@@ -82,10 +87,12 @@ class Builder:
     def __init__(self) -> None:
         self._made: dict[tuple[object, ...], Expr] = {}
 
-    def _make(self, kind: Kind, ctype: str, args: tuple[Expr, ...], detail: Number | str) -> Expr:
-        key = (kind, ctype, tuple(id(arg) for arg in args), type(detail), repr(detail))
+    def _make(
+        self, kind: Kind, ctype: str, args: tuple[Expr, ...], detail: Number | str, axes: Axes | None = None
+    ) -> Expr:
+        key = (kind, ctype, tuple(id(arg) for arg in args), type(detail), repr(detail), axes)
         if key not in self._made:
-            self._made[key] = Expr(kind, ctype, args, detail, self)
+            self._made[key] = Expr(kind, ctype, args, detail, self, axes)
         return self._made[key]
 
     def load(self, operand: int, ctype: str) -> Expr:
@@ -127,6 +134,9 @@ class Builder:
             raise TypeError("where needs an expression among its values")
         yes, no = (value if isinstance(value, Expr) else self.const(value, typed.ctype) for value in (yes, no))
         return self._make("call", typed.ctype, (condition, yes, no), "where")
+
+    def contiguous(self, value: Expr, axes: Axes) -> Expr:
+        return self._make("contiguous", value.ctype, (value,), "", axes)
 
     def size(self, ctype: str) -> Expr:
         """How many elements a row has."""
@@ -179,9 +189,12 @@ class Kernel:
         return "row program" if self.reduced else "pointwise"
 
 
-def loads_in_order(root: Expr) -> tuple[int, ...]:
-    """The operands under `root` as they are met from left to right: eager lays out a result after the first that tells."""
-    found: dict[int, None] = {}
+def layout_of(root: Expr) -> tuple[int | Axes, ...]:
+    """What decides how a result lies: operands, or axes that it is contiguous along, as they are met from left to right.
+
+    Eager lays out a result after the first that tells.
+    """
+    found: dict[int | Axes, None] = {}
     stack = [root]
     seen: set[int] = set()
     while stack:
@@ -189,6 +202,9 @@ def loads_in_order(root: Expr) -> tuple[int, ...]:
         if id(expr) in seen:
             continue
         seen.add(id(expr))
+        if expr.axes is not None:
+            found[expr.axes] = None
+            continue
         if expr.kind == "load":
             found[int(expr.detail)] = None
         stack.extend(reversed(expr.args))

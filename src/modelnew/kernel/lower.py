@@ -63,7 +63,7 @@ def why_not(node: fx.Node, types: Types) -> str | None:
             return f"an operand is on {tensor.device}, the result on {value.device}"
     if is_position(node):
         return None
-    if node.kwargs.get("memory_format") not in (None, torch.preserve_format):
+    if node.kwargs.get("memory_format") not in (None, torch.preserve_format) and not _makes_contiguous(node):
         return "it asks for a memory format"
     builder = Builder()
     loads = {s: builder.load(i, types.compute(s.meta["val"].dtype)) for i, s in enumerate(tensors(node))}
@@ -118,8 +118,10 @@ def _expressions(
 
     def read(source: fx.Node, axes: Axes) -> Expr:
         while is_axes_view(source) and source.target is not aten.expand.default and source not in region.axes:
-            axes = base_axes(source, axes)
-            source = source.args[0]  # type: ignore[assignment]
+            below = base_axes(source, axes)
+            if below is None:
+                break
+            axes, source = below, source.args[0]  # type: ignore[assignment]
         ctype = types.compute(source.meta["val"].dtype)
         if source in values:
             return values[source]
@@ -138,7 +140,13 @@ def _expressions(
             return values[source] if source in values else read(source, _read_axes(node, source, region.axes[node]))
 
         values[node] = _expression(node, value_of, builder, types)
+        if _makes_contiguous(node) and not region.reduced:  # what a row program stores is contiguous anyway
+            values[node] = builder.contiguous(values[node], region.axes[node])
     return list(operands), tuple(builder.cast(values[node], types.compute(node.meta["val"].dtype)) for node in outputs)
+
+
+def _makes_contiguous(node: fx.Node) -> bool:
+    return node.target is aten.clone.default and node.kwargs.get("memory_format") is torch.contiguous_format
 
 
 def _read_axes(node: fx.Node, source: fx.Node, axes: Axes) -> Axes:

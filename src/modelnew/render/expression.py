@@ -42,6 +42,8 @@ class Writer:
             return literal(expr)
         if expr.kind == "size":
             return f"{expr.ctype}({self.size})"
+        if expr.kind == "contiguous":
+            return self._text(expr.args[0], uses)
         text = self._compose(expr, uses)
         if uses[id(expr)] > 1 or len(text) > LONGEST_LINE - 30:
             name = self.unique(str(expr.detail) if expr.kind == "call" else expr.kind)

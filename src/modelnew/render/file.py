@@ -7,12 +7,14 @@ import inspect
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import sympy
 import torch.utils._pytree as pytree
 from torch import nn
+from torch.utils._sympy.printers import PythonPrinter
 
 from modelnew.graph.capture import Leaf, argument_names
 from modelnew.graph.views import is_open
-from modelnew.kernel.ir import Kernel, loads_in_order
+from modelnew.kernel.ir import Kernel, layout_of
 from modelnew.kernel.schedule import schedule
 from modelnew.render.carry import carry
 from modelnew.render.kernel import render_kernel
@@ -217,7 +219,7 @@ def _wiring(program: Program, model: nn.Module, origin: Origin, public: dict[str
             more.append("any_rank=True")
         if kernel.product is not None:
             more.append(f"product={kernel.product}")
-        orders = tuple(loads_in_order(result) for result in kernel.results)
+        orders = tuple(layout_of(result) for result in kernel.results)
         if not kernel.reduced and any(order != tuple(range(len(kernel.inputs))) for order in orders):
             more.append(f"layouts={orders!r}")
         specs += [
@@ -264,11 +266,29 @@ def _guard(program: Program, model: nn.Module, origin: Origin, public: dict[str,
         f"    arguments=({''.join(text + ', ' for text in arguments).rstrip(' ')}),",
         f"    working=({''.join(f'{dtype}, ' for dtype in program.working).rstrip(' ')}),",
         f"    smallest={smallest!r},",
+        *_conditions(program),
+        f"    laid_out={program.laid_out!r},",
+        f"    writes={any(not path.startswith('self') for path, _ in program.captured.mutations)!r},",
         f"    training={modes_that_matter(model)!r},",
         f"    hooks={_hooks(model)!r},",
         f"    made_for={origin.made_for!r},",
         ")",
     ]
+
+
+def _conditions(program: Program) -> list[str]:
+    """What must be true of the open sizes for forward to take the captured way."""
+    names = {
+        symbol: sympy.Symbol(f'size["{_size_name(program, symbol)}"]', integer=True)
+        for symbol in program.captured.sizes
+    }
+    texts = [
+        PythonPrinter().doprint(one.xreplace({symbol: names[str(symbol)] for symbol in one.free_symbols}))
+        for one in program.captured.conditions
+    ]
+    if not texts:
+        return []
+    return ["    conditions=(", *(f"        lambda size: {text}," for text in texts), "    ),"]
 
 
 def _by_argument(program: Program) -> list[tuple[pytree.TreeSpec, list[Leaf]]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import sympy
 import torch
 from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._sympy.printers import PythonPrinter
 
 from modelnew.errors import CaptureError
@@ -38,7 +39,6 @@ PLAIN = {
     aten.conv2d.default: "torch.conv2d",
     aten.conv3d.default: "torch.conv3d",
     aten.cat.default: "torch.cat",
-    aten.embedding.default: "torch.nn.functional.embedding",
     aten.scaled_dot_product_attention.default: "torch.nn.functional.scaled_dot_product_attention",
 }
 METHODS = {
@@ -181,6 +181,13 @@ class ForwardWriter:
                 doing="writing the optimised file",
                 on=source_line(next(iter(node.users), node)),
                 hint="make it once in __init__ and keep it with self.register_buffer(name, tensor)",
+            )
+        if isinstance(tensor, FakeTensor):
+            raise CaptureError(
+                "forward uses a tensor that the module keeps inside a list, a dict or another object",
+                doing="writing the optimised file",
+                on=source_line(next(iter(node.users), node)),
+                hint="make it an attribute of the module, best with self.register_buffer(name, tensor)",
             )
         name = f"CONSTANT_{len(self.constants)}"
         self.constants[name] = f"torch.tensor({tensor.tolist()!r}, dtype={tensor.dtype})"

@@ -3,7 +3,7 @@
 Carried by every optimised file, so: standard library and torch only, Python 3.9, torch 2.0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Optional
 
 import torch
@@ -24,6 +24,9 @@ class Guard:
 
     arguments: nested lists, tuples and dicts as forward takes them, with `Tensor` leaves and plain values.
     working: dtypes that "T" may be. smallest: open size → the least it may be (where 1 takes another way through the model).
+    conditions: of a dict of the open sizes by name: what forward's own decisions about sizes took to be true.
+    writes: forward writes to tensors that it is given, so no two of them may share memory.
+    laid_out: per tensor among the arguments its strides, of which forward may take notice; None where it was seen not to.
     training: module path → the mode it was captured in, for modules whose mode matters.
     hooks: module path → how many forward hooks it had; a hook that came later must be called.
     made_for: positional and keyword arguments of the constructor, or None where they cannot be compared.
@@ -37,9 +40,13 @@ class Guard:
         training: "dict[str, bool]",
         hooks: "dict[str, int]",
         made_for: "Optional[tuple[Any, ...]]",
+        conditions: "Sequence[Callable[[dict[str, int]], bool]]" = (),
+        laid_out: "Optional[Sequence[tuple[int, ...]]]" = None,
+        writes: bool = False,
     ) -> None:
         self.arguments, self.working, self.smallest = arguments, tuple(working), smallest
         self.training, self.hooks, self.made_for = training, hooks, made_for
+        self.conditions, self.laid_out, self.writes = conditions, laid_out, writes
         self.accepted: set[Any] = set()
         self.flat = all(type(argument) is Tensor for argument in arguments)
 
@@ -80,6 +87,10 @@ class Guard:
             return False
         if self.training and self._in_another_mode(module):
             return False
+        if self.writes and len({t.untyped_storage().data_ptr() for t in tensors}) < len(tensors):
+            return False
+        if self.laid_out is not None and not all(map(_lies_so, tensors, self.laid_out)):
+            return False
         return not module._modules or self._hooked_as_captured(module)
 
     def _in_another_mode(self, module: torch.nn.Module) -> bool:
@@ -112,6 +123,8 @@ class Guard:
             elif tensor.dtype != leaf.dtype:
                 return False
             if leaf.shape is None:
+                if tensor.dim() > _MOST_DIMS or 0 in tensor.shape:
+                    return False
                 continue
             if len(leaf.shape) != tensor.dim():
                 return False
@@ -121,7 +134,14 @@ class Guard:
                         return False
                 elif size != expected:
                     return False
-        return True
+        return all([condition(sizes) for condition in self.conditions])
+
+
+def _lies_so(tensor: torch.Tensor, strides: "tuple[int, ...]") -> bool:
+    """Whether a tensor is contiguous as one of these strides is; one that is not must have exactly these."""
+    if tensor.storage_offset() or tensor.requires_grad:
+        return False
+    return tensor.is_contiguous() if not strides else tensor.stride() == strides
 
 
 def _records(module: torch.nn.Module, tensors: Sequence[torch.Tensor]) -> bool:
@@ -130,7 +150,7 @@ def _records(module: torch.nn.Module, tensors: Sequence[torch.Tensor]) -> bool:
 
 
 def _unhooked(module: Any) -> bool:
-    if module._forward_hooks or module._forward_pre_hooks:
+    if module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
         return False
     return not module._modules or all([child is None or _unhooked(child) for child in module._modules.values()])
 
@@ -182,7 +202,9 @@ def _nothing() -> int:
     return 0
 
 
+_MOST_DIMS = 5  # that "any shape" was seen to hold for
 _TENSOR = torch.Tensor
+_FORWARD_AD = torch.autograd.forward_ad
 _GRAD_ENABLED = torch.is_grad_enabled
 _TRACING = torch._C._is_tracing
 _DISPATCH_MODES = getattr(torch._C, "_len_torch_dispatch_stack", _nothing)
@@ -192,8 +214,10 @@ _COMPILING = getattr(getattr(torch, "compiler", None), "is_compiling", _nothing)
 
 
 def _plain_execution() -> bool:
-    """No autocast, tracing, vmap, compilation or dispatch mode: things that want to see PyTorch's own ops."""
+    """No autocast, tracing, vmap, compilation, forward-mode derivative or dispatch mode: things that want to see PyTorch's own ops."""
     if _DISPATCH_MODES() or _TRANSFORMS() or _COMPILING() or _TRACING():
+        return False
+    if getattr(_FORWARD_AD, "_current_level", -1) >= 0:  # tensors may carry tangents
         return False
     if _ANY_AUTOCAST is not None:
         return not _ANY_AUTOCAST()

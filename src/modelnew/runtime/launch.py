@@ -78,7 +78,8 @@ class Kernel:
 
     rank, reduced: axes of the domain, and those that make up one row (none: a pointwise kernel).
     any_rank: all operands broadcast from the right, in any number of dims.
-    layouts: for each output of a pointwise kernel the inputs, in the order in which they decide its strides.
+    layouts: for each output of a pointwise kernel what decides its strides, in order: inputs by number, or the axes that it
+    is contiguous along.
     passes, kept: sweeps over a row, and how many values per element they would like to find on chip again.
     product: the input that is a matrix product, which `after` computes within where the device has a kernel for both.
     """
@@ -92,7 +93,7 @@ class Kernel:
         rank: int,
         reduced: Sequence[int] = (),
         any_rank: bool = False,
-        layouts: "Optional[Sequence[Sequence[int]]]" = None,
+        layouts: "Optional[Sequence[Sequence[Any]]]" = None,
         passes: int = 1,
         kept: int = 1,
         product: Optional[int] = None,
@@ -282,15 +283,26 @@ class Kernel:
         for operand, order in zip(self.outputs, self.layouts):
             shape = tuple(1 if axis is None else sizes[axis] for axis in operand.axes)
             shapes.append(shape)
-            strides.append(self._like(operand, shape, tensors, order))
+            strides.append(self._like(operand, shape, sizes, tensors, order))
         return shapes, strides
 
     def _like(
-        self, output: Operand, shape: tuple[int, ...], tensors: Sequence[torch.Tensor], order: Sequence[int]
-    ) -> tuple[int, ...]:
+        self,
+        output: Operand,
+        shape: "tuple[int, ...]",
+        sizes: Sequence[int],
+        tensors: Sequence[torch.Tensor],
+        order: Sequence[Any],
+    ) -> "tuple[int, ...]":
         """Pointwise results follow their inputs; a row program's are contiguous, or channels last as its input is."""
         if not self.reduced:
-            walked = [self._strides(self.inputs[i], tensors[i].stride(), tensors[i].shape) for i in order]
+            walked = []
+            for which in order:
+                if isinstance(which, tuple):
+                    lying = [1 if axis is None else sizes[axis] for axis in which]
+                    walked.append(self._strides(Operand("", which), contiguous_strides(lying), lying))
+                else:
+                    walked.append(self._strides(self.inputs[which], tensors[which].stride(), tensors[which].shape))
             return elementwise_strides(shape, [[0 if a is None else w[a] for a in output.axes] for w in walked])
         for operand, tensor in zip(self.inputs, tensors):
             whole = operand.axes == output.axes and tensor.dim() == 4 and not tensor.is_contiguous()
