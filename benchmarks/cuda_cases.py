@@ -73,6 +73,17 @@ class Sum(nn.Module):
         return x.sum(self.dim)
 
 
+class LinearSigmoidSum(nn.Module):
+    """The example of that name."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(features, features, device="cuda")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(self.linear(x)).sum(1, keepdim=True)
+
+
 @dataclass(frozen=True)
 class Case:
     """bars: what it is compared with → least speed-up over that. copies: it moves as many bytes as a copy of its input.
@@ -123,6 +134,27 @@ def _pointwise_cases() -> list[Case]:
     return cases
 
 
+FEATURES = 32768
+LEAST_BY_BATCH = {1: 1.0, 16: 1.0, 64: 2.0, 128: 3.0, 512: 2.0, 4096: 2.0}
+
+
+def _product_cases() -> list[Case]:
+    """fp32 products; what moves is the weight, so that no rate is given."""
+    sums = [
+        Case(
+            f"linear + sigmoid + sum, {batch}×{FEATURES}×{FEATURES}",
+            lambda: LinearSigmoidSum(FEATURES),
+            _randn(batch, FEATURES),
+            {EAGER: least, COMPILE: least},
+        )
+        for batch, least in LEAST_BY_BATCH.items()
+    ]
+    linear = Case(
+        "linear, 4096×4096×4096", lambda: nn.Linear(4096, 4096, device="cuda"), _randn(4096, 4096), {EAGER: 1.8}
+    )
+    return [*sums, linear]
+
+
 CASES = (
     *_pointwise_cases(),
     Case("clamp(tanh(1.5x + 0.3)·sigmoid(x), ±0.5), 2^30", Chain, _randn(1 << 30), {EAGER: 4, COMPILE: 1}, copies=True),
@@ -140,5 +172,6 @@ CASES = (
         Case(f"sum over dim {dim}, 256×4096×4096", lambda dim=dim: Sum(dim), _randn(*_WIDE), {EAGER: 1, COMPILE: 1})
         for dim in range(3)
     ),
+    *_product_cases(),
     Case("sigmoid, 1024 elements", lambda: Pointwise(torch.sigmoid), _rand(1024), {EAGER: 1}, calls=1000),
 )

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from modelnew.check.report import headline
 from modelnew.check.noise import Noise, Pool
+from modelnew.check.report import headline
 from modelnew.check.verdict import Truth, compare
 from modelnew.check.wide import Wide
 

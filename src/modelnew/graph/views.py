@@ -84,7 +84,7 @@ def _expanded(node: fx.Node, axes: Axes) -> Axes:
 
 
 def base_axes(node: fx.Node, axes: Axes) -> Axes | None:
-    """The reverse of `view_axes`: how the viewed tensor is read when the view is read along `axes`. None where that is not known."""
+    """The reverse of `view_axes`: how the viewed tensor is read when the view is read along `axes`; None where unknown."""
     args: Sequence[Any] = node.args
     sizes = args[0].meta["val"].shape
     rank = len(sizes)

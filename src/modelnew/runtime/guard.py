@@ -214,7 +214,7 @@ _COMPILING = getattr(getattr(torch, "compiler", None), "is_compiling", _nothing)
 
 
 def _plain_execution() -> bool:
-    """No autocast, tracing, vmap, compilation, forward-mode derivative or dispatch mode: things that want to see PyTorch's own ops."""
+    """No autocast, tracing, vmap, compilation, dual level or dispatch mode: things that want to see PyTorch's own ops."""
     if _DISPATCH_MODES() or _TRANSFORMS() or _COMPILING() or _TRACING():
         return False
     if getattr(_FORWARD_AD, "_current_level", -1) >= 0:  # tensors may carry tangents
