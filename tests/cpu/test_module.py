@@ -264,7 +264,7 @@ def test_an_elementwise_model_takes_any_shape():
     for x in cases:
         ran, result = ran_on_kernels(new, x)
         expected = Chain()(x)
-        assert ran
+        assert ran == bool(x.numel())  # nothing to compute: a branch on that is the original's own
         assert torch.allclose(result, expected, atol=1e-6)
         assert result.stride() == expected.stride()
 
