@@ -28,7 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import nn
 
-from benchmarks.cuda_cases import CASES, COMPILE, COPY, EAGER, Case
+from benchmarks.cases import COMPILE, EAGER
+from benchmarks.cuda_cases import CASES, COPY, Case
 from benchmarks.cuda_copy import Copier
 from benchmarks.cuda_report import line, markdown, picture
 from modelnew.bench import machine

@@ -9,19 +9,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-COPY, EAGER, COMPILE = "copy", "eager", "torch.compile"
+from benchmarks.cases import COMPILE, EAGER, GatedChain, LinearSigmoidSum, Pointwise
+
+COPY = "copy"
 ROWS, COLUMNS = 4096, 393216
-
-
-class Pointwise(nn.Module):
-    """One function of one tensor."""
-
-    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(x)
 
 
 class Transposed(Pointwise):
@@ -50,11 +41,6 @@ class Chain(nn.Module):
         return torch.clamp(torch.tanh(1.5 * x + 0.3) * torch.sigmoid(x), -0.5, 0.5)
 
 
-class GatedChain(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.clamp(functional.gelu(torch.tanh(1.5 * x + 0.3) * torch.sigmoid(x)), -1, 1)
-
-
 class NormGelu(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -73,15 +59,14 @@ class Sum(nn.Module):
         return x.sum(self.dim)
 
 
-class LinearSigmoidSum(nn.Module):
-    """The example of that name."""
+def _on_gpu(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    """Parameters made on the device: 4 GB of them take long on the host."""
 
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(features, features, device="cuda")
+    def made() -> nn.Module:
+        with torch.device("cuda"):
+            return make()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.sigmoid(self.linear(x)).sum(1, keepdim=True)
+    return made
 
 
 @dataclass(frozen=True)
@@ -143,15 +128,13 @@ def _product_cases() -> list[Case]:
     sums = [
         Case(
             f"linear + sigmoid + sum, {batch}×{FEATURES}×{FEATURES}",
-            lambda: LinearSigmoidSum(FEATURES),
+            _on_gpu(lambda: LinearSigmoidSum(FEATURES)),
             _randn(batch, FEATURES),
             {EAGER: least, COMPILE: least},
         )
         for batch, least in LEAST_BY_BATCH.items()
     ]
-    linear = Case(
-        "linear, 4096×4096×4096", lambda: nn.Linear(4096, 4096, device="cuda"), _randn(4096, 4096), {EAGER: 1.8}
-    )
+    linear = Case("linear, 4096×4096×4096", _on_gpu(lambda: nn.Linear(4096, 4096)), _randn(4096, 4096), {EAGER: 1.8})
     return [*sums, linear]
 
 

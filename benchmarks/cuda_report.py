@@ -7,7 +7,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.cuda_cases import COMPILE, COPY, EAGER
+from benchmarks.cases import COMPILE, EAGER
+from benchmarks.cuda_cases import COPY
 from modelnew.bench.plot import COLOURS, figure_bytes
 
 Document = dict[str, Any]

@@ -17,7 +17,7 @@ from modelnew import fakes
 from modelnew.graph.capture import FLOATING, Captured, capture
 from modelnew.graph.evidence import Record, agree, follows, pieces
 from modelnew.graph.original import Original, original, put_back, stays
-from modelnew.graph.other_inputs import of_rank, set_to_one, strided
+from modelnew.graph.other_inputs import of_rank, set_to_one, sliced, turned
 from modelnew.graph.partition import Partition, Region, is_product, partition
 from modelnew.graph.retype import retyped
 from modelnew.graph.rewrite import drop_assertions, hoist_reshapes, sink_reshapes, split_bias
@@ -68,15 +68,19 @@ class Program:
     forward: Forward
     working: tuple[torch.dtype, ...] = ()
     smallest: dict[str, int] = field(default_factory=dict)
-    laid_out: tuple[tuple[int, ...], ...] | None = (
-        None  # per input that is a tensor, where strides matter: () is contiguous
-    )
+    # per input that is a tensor its strides, () where it is contiguous; None where forward takes no notice of them
+    laid_out: tuple[tuple[int, ...], ...] | None = None
     any_rank: bool = False
 
     @property
     def products(self) -> bool:
         """Whether some of its matrix products have launches of ours."""
         return self.forward.plain_products or any(kernel.product is not None for kernel in self.kernels)
+
+    @property
+    def launches(self) -> bool:
+        """Whether anything runs by launches of ours: otherwise the file has no forward of its own."""
+        return bool(self.kernels) or self.products
 
     @property
     def text(self) -> str:
@@ -92,16 +96,13 @@ def compile_source(source: Source, show: Callable[[str, object], None] = lambda 
     """
     model, inputs = source.abstract()
     program = compile_module(model, inputs, show)
-    if not (program.kernels or program.products):
+    if not program.launches:
         return program
     with fakes.silence():
         evidence = _Evidence(source, program)
         working, smallest, any_rank = evidence.dtypes(), evidence.smallest_sizes(), evidence.any_rank()
         laid_out = evidence.laid_out()
-    kernels = tuple(replace(k, any_rank=True) for k in program.kernels) if any_rank else program.kernels
-    widened = replace(
-        program, kernels=kernels, working=working, smallest=smallest, any_rank=any_rank, laid_out=laid_out
-    )
+    widened = _widened(program, working, smallest, laid_out, any_rank=any_rank)
     show("program", widened)
     return widened
 
@@ -132,15 +133,20 @@ def without(program: Program, losers: Sequence[Original]) -> Program:
         return program
     smaller = compile_captured(program.captured)
     any_rank = program.any_rank and bool(smaller.kernels) and _is_elementwise(smaller)
-    kernels = tuple(replace(kernel, any_rank=any_rank) for kernel in smaller.kernels)
-    return replace(
-        smaller,
-        kernels=kernels,
-        working=program.working,
-        smallest=program.smallest,
-        any_rank=any_rank,
-        laid_out=program.laid_out,
-    )
+    return _widened(smaller, program.working, program.smallest, program.laid_out, any_rank=any_rank)
+
+
+def _widened(
+    program: Program,
+    working: tuple[torch.dtype, ...],
+    smallest: dict[str, int],
+    laid_out: tuple[tuple[int, ...], ...] | None,
+    *,
+    any_rank: bool,
+) -> Program:
+    """The program with what else it holds for."""
+    kernels = tuple(replace(kernel, any_rank=any_rank) for kernel in program.kernels)
+    return replace(program, kernels=kernels, working=working, smallest=smallest, laid_out=laid_out, any_rank=any_rank)
 
 
 def compile_module(
@@ -282,7 +288,7 @@ class _Evidence:
     def laid_out(self) -> tuple[tuple[int, ...], ...] | None:
         """How the inputs lie, where forward does otherwise with others: a branch on strides, or a view that some do not allow."""
         model, inputs = self.source.abstract()
-        if all(self._shown(model, strided(inputs, turned=turned), self.captured.working) for turned in (True, False)):
+        if all(self._shown(model, lying(inputs), self.captured.working) for lying in (turned, sliced)):
             return None
         tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
         return tuple(() if tensor.is_contiguous() else tuple(tensor.stride()) for tensor in tensors)

@@ -98,7 +98,7 @@ def test_a_contest_that_would_take_the_memory_is_not_held(monkeypatch):
 @pytest.mark.parametrize("verdict", ["slower", "faster"])
 def test_the_file_and_its_report_say_what_was_kept(verdict, tmp_path, monkeypatch):
     def decided(name, kernel, reads, calls, device):
-        return Contest(name, calls, Ratio(0.5, 0.4, 0.6) if verdict == "slower" else Ratio(2.0, 1.9, 2.1), verdict)
+        return Contest(name, Ratio(0.5, 0.4, 0.6) if verdict == "slower" else Ratio(2.0, 1.9, 2.1), verdict)
 
     monkeypatch.setattr(kept, "contest", decided)
     options = {"overrides": SMALL["softmax"], "device": "cpu", "check": False}

@@ -16,6 +16,8 @@
 
 #include MN_SOURCE
 
+#include "../simt/requests.h"
+
 namespace driver {
 
 constexpr size_t line = 512;  // what PyTorch's CUDA allocator aligns to
@@ -26,21 +28,6 @@ struct buffer {
   size_t before, bytes;
   unsigned char* data() const { return block + before; }
 };
-
-void read_bytes(void* to, size_t bytes) {
-  if (fread(to, 1, bytes, stdin) != bytes) exit(0);  // the harness has gone
-}
-int64_t read_number() {
-  int64_t n;
-  read_bytes(&n, sizeof n);
-  return n;
-}
-void write_number(int64_t n) { fwrite(&n, sizeof n, 1, stdout); }
-std::string read_text() {
-  std::string text(static_cast<size_t>(read_number()), '\0');
-  read_bytes(text.data(), text.size());
-  return text;
-}
 
 void require(cudaError_t error) {
   if (error == cudaSuccess) return;
@@ -59,20 +46,6 @@ std::string bytes_of(const buffer& b, size_t first, size_t count) {
   std::string host(count, '\0');
   require(cudaMemcpy(host.data(), b.block + first, count, cudaMemcpyDeviceToHost));
   return host;
-}
-
-template <size_t... I>
-int call_with(void* function, const int64_t* argument, std::index_sequence<I...>) {
-  return reinterpret_cast<int (*)(decltype(static_cast<void>(I), int64_t())...)>(function)(argument[I]...);
-}
-template <size_t N = 3>
-int call(void* function, const std::vector<int64_t>& arguments) {
-  if constexpr (N > 20) {
-    abort();
-  } else {
-    if (arguments.size() == N) return call_with(function, arguments.data(), std::make_index_sequence<N>{});
-    return call<N + 1>(function, arguments);
-  }
 }
 
 // What went wrong; empty where nothing did.

@@ -5,18 +5,17 @@ Programs are executables without Python or PyTorch in them, so compute-sanitizer
     MODELNEW_SANITIZER=memcheck python -m pytest tests/cuda/test_cuda_plans.py
 """
 
-import hashlib
+import ctypes
 import os
 import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from modelnew.runtime.toolchain import CUDA_FLAGS
-from tests.simt.harness import DEVICE, Program, SimtError
+from tests.simt.harness import DEVICE, Program, SimtError, built_once, headers_of
 
 HERE = Path(__file__).parent
+REQUESTS = HERE.parent / "simt" / "requests.h"
 SANITIZER = os.environ.get("MODELNEW_SANITIZER", "")
 FOUND = 66  # exit status of a program in which compute-sanitizer found something
 
@@ -25,21 +24,14 @@ def build(source: str, defines: Sequence[str] = ()) -> Path:
     """Compiles `source` with the driver for the GPU at hand, once per content. Returns the program's path."""
     command = [find_tool("nvcc"), *CUDA_FLAGS, "-lineinfo", "-arch=native", *(f"-D{define}" for define in defines)]
     command += [f"-I{DEVICE}", "-Xlinker=-export-dynamic", "-ldl", "--cudart=static"]
-    headers = sorted([*DEVICE.rglob("*.h"), *DEVICE.rglob("*.cuh"), HERE / "driver.cu"])
-    key = hashlib.sha256("\0".join([source, *command, *(h.read_text() for h in headers)]).encode()).hexdigest()[:24]
-    folder = Path(tempfile.gettempdir()) / f"modelnew-cuda-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    program = folder / key
-    if not program.exists():
-        text = folder / f"{key}.inc"
-        text.write_text(source)
-        made = folder / f"{key}.{os.getpid()}"
-        command += [f'-DMN_SOURCE="{text}"', str(HERE / "driver.cu"), "-o", str(made)]
-        result = subprocess.run(command, capture_output=True, text=True)
-        if result.returncode:
-            raise SimtError(result.stdout + result.stderr)
-        os.replace(made, program)
-    return program
+    files = [*headers_of(DEVICE), REQUESTS, HERE / "driver.cu"]
+    return built_once("cuda", source, command, files, lambda text: [f'-DMN_SOURCE="{text}"', str(HERE / "driver.cu")])
+
+
+def library(source: str, flags: Sequence[str]) -> ctypes.CDLL:
+    """The launchers of `source`, which is compiled by nvcc with these flags besides ours, once per content."""
+    command = [find_tool("nvcc"), *CUDA_FLAGS, *flags, "-shared", "-Xcompiler=-fPIC", f"-I{DEVICE}"]
+    return ctypes.CDLL(str(built_once("cuda", source, command, headers_of(DEVICE), lambda text: [str(text)])))
 
 
 class GpuProgram(Program):

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import math
-import os
-import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -17,9 +12,7 @@ import torch
 from modelnew.runtime.launch import SCALARS
 from modelnew.runtime.layout import Layout
 from modelnew.runtime.plan_cuda import Device, plan_pointwise
-from modelnew.runtime.toolchain import CUDA_FLAGS
-from tests.cuda.harness import find_tool
-from tests.simt.harness import DEVICE
+from tests.cuda import harness
 
 HEADERS = "activations base erf exp hyperbolic inverse_trig log trig".split()
 ROOT_TWO = math.sqrt(0.5)
@@ -74,22 +67,7 @@ def library(dtype: torch.dtype) -> ctypes.CDLL:
             f"MN_EXPORT int launch_{name}(void* y, const void* x, const int64_t* plan, mn::queue queue) {{ return "
             f"mn::pointwise<{name}_body, mn::types<T>, mn::types<T>>({{y}}, {{x}}, plan, queue); }}"
         )
-    return _built("\n".join(lines) + "\n", f"MN_T={SCALARS[dtype]}")
-
-
-def _built(source: str, define: str) -> ctypes.CDLL:
-    command = [find_tool("nvcc"), "-shared", "-Xcompiler", "-fPIC", *CUDA_FLAGS, "-arch=native", f"-D{define}"]
-    texts = [path.read_text() for path in sorted(DEVICE.rglob("*.[hc]*"))]
-    key = hashlib.sha256("\0".join([source, *command, *texts]).encode()).hexdigest()[:24]
-    folder = Path(tempfile.gettempdir()) / f"modelnew-cuda-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    made = folder / f"{key}.so"
-    if not made.exists():
-        text = folder / f"{key}.cu"
-        text.write_text(source)
-        subprocess.run([*command, f"-I{DEVICE}", str(text), "-o", f"{made}.{os.getpid()}"], check=True)
-        os.replace(f"{made}.{os.getpid()}", made)
-    return ctypes.CDLL(str(made))
+    return harness.library("\n".join(lines) + "\n", ["-arch=native", f"-DMN_T={SCALARS[dtype]}"])
 
 
 def evaluate(functions: ctypes.CDLL, name: str, x: torch.Tensor) -> torch.Tensor:

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import os
-import subprocess
-import tempfile
-from pathlib import Path
 
 import torch
 
-from modelnew.runtime.toolchain import CUDA_FLAGS
-from tests.cuda.harness import find_tool
-from tests.simt.harness import DEVICE
+from tests.cuda import harness
 
 SOURCE = """
 #include "common/core.h"
@@ -59,19 +52,7 @@ NOT_COVERED = -1
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    command = [find_tool("nvcc"), *CUDA_FLAGS, "-gencode=arch=compute_90a,code=sm_90a", f"-I{DEVICE}"]
-    command += ["-shared", "-Xcompiler=-fPIC"]
-    headers = sorted([*DEVICE.rglob("*.h"), *DEVICE.rglob("*.cuh")])
-    text = "\0".join([SOURCE, *command, *(header.read_text() for header in headers)])
-    folder = Path(tempfile.gettempdir()) / f"modelnew-cuda-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    built = folder / f"product-{hashlib.sha256(text.encode()).hexdigest()[:24]}.so"
-    if not built.exists():
-        source, made = built.with_suffix(".cu"), built.with_suffix(f".{os.getpid()}")
-        source.write_text(SOURCE)
-        subprocess.run([*command, str(source), "-o", str(made)], check=True)
-        os.replace(made, built)
-    return ctypes.CDLL(str(built))
+    return harness.library(SOURCE, ["-gencode=arch=compute_90a,code=sm_90a"])
 
 
 def pair(tensor: torch.Tensor) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import os
 import struct
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,6 +21,7 @@ from modelnew.runtime.layout import Plan
 
 HERE = Path(__file__).parent
 DEVICE = HERE.parents[1] / "src" / "modelnew" / "device"
+Inputs = Callable[[Path], list[str]]
 ORDERS = (0, 1, 7)  # threads in turn, backwards, shuffled
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 FLAGS = (
@@ -41,27 +42,37 @@ class SimtError(Exception):
     """A launch went wrong: what the emulated device or a sanitizer said."""
 
 
+def built_once(kind: str, source: str, command: Sequence[str], files: Sequence[Path], inputs: Inputs) -> Path:
+    """What `command` makes of `source`, made once per content and kept in the `kind`'s folder.
+
+    files: what the source includes, and what is compiled beside it. inputs: from the path that the source was written to,
+    the arguments that name it. Raises SimtError with what the compiler said.
+    """
+    key = hashlib.sha256("\0".join([source, *command, *(file.read_text() for file in files)]).encode()).hexdigest()[:24]
+    folder = Path(tempfile.gettempdir()) / f"modelnew-{kind}-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    built = folder / key
+    if not built.exists():
+        text, made = folder / f"{key}.cu", folder / f"{key}.{os.getpid()}"
+        text.write_text(source)
+        result = subprocess.run([*command, *inputs(text), "-o", str(made)], capture_output=True, text=True)
+        if result.returncode:
+            raise SimtError(result.stdout + result.stderr)
+        os.replace(made, built)
+    return built
+
+
+def headers_of(*folders: Path) -> list[Path]:
+    return sorted(header for folder in folders for ending in ("*.h", "*.cuh") for header in folder.rglob(ending))
+
+
 def build(source: str, defines: Sequence[str] = (), device: Path = DEVICE) -> Path:
     """Compiles `source` with the driver, once per content. Returns the program's path."""
     command = [os.environ.get("CXX", "g++"), *FLAGS, *SANITIZERS, *(f"-D{define}" for define in defines)]
-    command += [f"-I{HERE / 'include'}", f"-I{device}"]
-    headers = sorted(
-        [*(HERE / "include").rglob("*.h"), *device.rglob("*.h"), *device.rglob("*.cuh"), HERE / "driver.cpp"]
-    )
-    key = hashlib.sha256("\0".join([source, *command, *(h.read_text() for h in headers)]).encode()).hexdigest()[:24]
-    folder = Path(tempfile.gettempdir()) / f"modelnew-simt-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    program = folder / key
-    if not program.exists():
-        text = folder / f"{key}.cu"
-        text.write_text(source)
-        made = folder / f"{key}.{os.getpid()}"
-        command += [f'-DSIMT_SOURCE="{text}"', str(HERE / "driver.cpp"), "-o", str(made), "-rdynamic", "-ldl"]
-        result = subprocess.run(command, capture_output=True, text=True)
-        if result.returncode:
-            raise SimtError(result.stderr)
-        os.replace(made, program)
-    return program
+    command += [f"-I{HERE / 'include'}", f"-I{device}", "-rdynamic"]
+    files = [*headers_of(HERE / "include", device), HERE / "requests.h", HERE / "driver.cpp"]
+    inputs: Inputs = lambda text: [f'-DSIMT_SOURCE="{text}"', str(HERE / "driver.cpp"), "-ldl"]  # noqa: E731
+    return built_once("simt", source, command, files, inputs)
 
 
 class Program:

@@ -29,7 +29,6 @@ class Contest:
     """What one kernel gained over the calls that it stands for: their time over its own, None where it was not timed."""
 
     name: str
-    original: Original
     ratio: Ratio | None
     verdict: str = ""
 
@@ -47,7 +46,7 @@ def contest(name: str, kernel: Kernel, reads: Sequence[fx.Node], original: Origi
     """Times a kernel that takes the values of `reads`. Not timed where its tensors would take much of the free memory."""
     needed = 2 * sum(bytes_of(node.meta["val"]) for node in {*reads, *original.given.values(), *original.gives})
     if needed > SHARE * free_memory(torch.device(device))[0]:
-        return Contest(name, original, None)
+        return Contest(name, None)
     values: dict[fx.Node, Any] = {node: _random(node.meta["val"]) for node in dict.fromkeys(reads)}
     given = [values[node] for node in reads]
     taken = {call: _value(node, values) for call, node in original.given.items()}
@@ -55,8 +54,8 @@ def contest(name: str, kernel: Kernel, reads: Sequence[fx.Node], original: Origi
     try:
         row = bench_modules(variants, (), device=device, budget_s=BUDGET_S).row("kernel")
     except BenchError:  # random values are not what every call takes
-        return Contest(name, original, None)
-    return Contest(name, original, row.ratio, row.verdict)
+        return Contest(name, None)
+    return Contest(name, row.ratio, row.verdict)
 
 
 def _run(original: Original, taken: dict[fx.Node, Any]) -> list[Any]:

@@ -13,7 +13,7 @@ from torch import fx
 from modelnew.graph.capture import Captured
 from modelnew.graph.views import is_open
 
-Shape = Callable[[int, torch.Tensor], Sequence[int]]
+Change = Callable[[int, torch.Tensor], torch.Tensor]
 
 
 def set_to_one(captured: Captured, inputs: Sequence[object], symbols: Sequence[str]) -> list[Any]:
@@ -35,36 +35,42 @@ def set_to_one(captured: Captured, inputs: Sequence[object], symbols: Sequence[s
         expression = open_size.node.expr
         return int(expression.xreplace({symbol: values[str(symbol)] for symbol in expression.free_symbols}))
 
-    return _reshaped(inputs, shape)
+    return _changed(inputs, lambda leaf, value: value.new_empty(shape(leaf, value)))
 
 
 def of_rank(inputs: Sequence[object], rank: int, alone: int | None = None) -> list[Any]:
     """Every input with `rank` dims; the tensor of number `alone` with one dim less or, of none, more than the others."""
-    return _reshaped(inputs, lambda leaf, value: [5] * (rank if leaf != alone else rank - 1 if rank else 1))
+    return _changed(
+        inputs, lambda leaf, value: value.new_empty([5] * (rank if leaf != alone else rank - 1 if rank else 1))
+    )
 
 
-def strided(inputs: Sequence[object], *, turned: bool) -> list[Any]:
-    """Inputs of the same sizes that lie in another way: with dims in reverse order, or as slices of wider ones, further on,
-    that autograd would record."""
+def turned(inputs: Sequence[object]) -> list[Any]:
+    """Inputs of the same sizes whose dims lie in reverse order."""
+
+    def change(_: int, value: torch.Tensor) -> torch.Tensor:
+        order = list(reversed(range(value.dim())))
+        return value.new_empty([value.shape[dim] for dim in order]).permute(order)
+
+    return _changed(inputs, change)
+
+
+def sliced(inputs: Sequence[object]) -> list[Any]:
+    """Inputs of the same sizes that are slices of wider tensors, further on, and that autograd would record."""
+
+    def change(_: int, value: torch.Tensor) -> torch.Tensor:
+        wider = value.new_empty([size + 2 for size in value.shape])
+        return wider[(slice(1, -1),) * value.dim()].requires_grad_(value.is_floating_point())
+
+    return _changed(inputs, change)
+
+
+def _changed(inputs: Sequence[object], change: Change) -> list[Any]:
+    """`inputs` with `change(position among the leaves, tensor)` in place of each tensor, made under its fake mode."""
     leaves, spec = pytree.tree_flatten(list(inputs))
     for i, value in enumerate(leaves):
         if isinstance(value, torch.Tensor):
             with value.fake_mode:  # type: ignore[attr-defined]
-                if turned:
-                    order = list(reversed(range(value.dim())))
-                    leaves[i] = value.new_empty([value.shape[dim] for dim in order]).permute(order)
-                else:
-                    leaves[i] = value.new_empty([size + 2 for size in value.shape])[(slice(1, -1),) * value.dim()]
-                    leaves[i].requires_grad_(value.is_floating_point())
-    found: list[Any] = pytree.tree_unflatten(leaves, spec)
-    return found
-
-
-def _reshaped(inputs: Sequence[object], shape: Shape) -> list[Any]:
-    leaves, spec = pytree.tree_flatten(list(inputs))
-    for i, value in enumerate(leaves):
-        if isinstance(value, torch.Tensor):
-            with value.fake_mode:  # type: ignore[attr-defined]
-                leaves[i] = value.new_empty(shape(i, value))
+                leaves[i] = change(i, value)
     found: list[Any] = pytree.tree_unflatten(leaves, spec)
     return found

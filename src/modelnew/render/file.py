@@ -165,7 +165,7 @@ def _model_new(program: Program, model: nn.Module, public: dict[str, str]) -> st
         "    covered = True  # whether this instance is as the one that was captured",
         "",
     ]
-    if program.kernels or program.products:
+    if program.launches:
         lines += [
             "    def __init__(self, *args, **kwargs):",
             "        super().__init__(*args, **kwargs)",
@@ -203,7 +203,7 @@ def _literal(value: object) -> bool:
 
 
 def _wiring(program: Program, model: nn.Module, origin: Origin, public: dict[str, str]) -> str:
-    if not (program.kernels or program.products):
+    if not program.launches:
         return ""
     dtypes = ", ".join(map(str, program.working))
     dtypes = f"({dtypes},)" if dtypes else "()"

@@ -130,9 +130,7 @@ class Kernel:
         result = self.with_product(product, x, weight, *others)
         if result is not None:
             return result
-        inputs = list(others)
-        inputs.insert(self.product or 0, product(x, weight))
-        return self(*inputs)
+        return self(*self._with_operand(product(x, weight), others))
 
     def with_product(
         self,
@@ -153,6 +151,11 @@ class Kernel:
         if result is not None:
             self.calls += 1
         return result
+
+    def _with_operand(self, product: torch.Tensor, others: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """All inputs, the product in its place among them."""
+        place = self.product or 0
+        return [*others[:place], product, *others[place:]]
 
     def plan(self, tensors: Sequence[torch.Tensor]) -> Optional[Plan]:
         """How these tensors would be walked; None where there is nothing to do. Raises Uncovered."""
@@ -185,18 +188,16 @@ class Kernel:
         self, product: Any, x: torch.Tensor, weight: torch.Tensor, others: Sequence[torch.Tensor]
     ) -> Optional[Callable[..., Any]]:
         """One launch for the product and this kernel, as `after` calls it; None where there is none that pays."""
-        transposed = product is torch.mm
-        factors = factors_of(x, weight.t() if transposed else weight)
+        factors = factors_of(x, weight.t() if product is torch.mm else weight)
         if factors is None or x.dtype != torch.float32 or weight.dtype != torch.float32:
             return None
-        tensors = list(others)
-        tensors.insert(self.product or 0, x)
-        working = self._working(tensors)
-        tensors[self.product or 0] = torch.empty((*x.shape[:-1], factors.n), dtype=x.dtype, device="meta")
+        working = self._working(self._with_operand(x, others))
+        like = torch.empty((*x.shape[:-1], factors.n), dtype=x.dtype, device="meta")  # how the product would lie
+        tensors = self._with_operand(like, others)
         sizes = self._sizes(tensors)
         shapes, strides = self._results(sizes, tensors)
-        laid = [(o, s, shape) for o, s, shape in zip(self.outputs, strides, shapes)]
-        laid += [(o, t.stride(), t.shape) for o, t in zip(self.inputs, tensors) if t.device == x.device]
+        laid = list(zip(self.outputs, strides, shapes))
+        laid += [(o, t.stride(), t.shape) for o, t in zip(self.inputs, tensors) if t is not like]
         pairs = []
         for operand, stride, shape in laid:
             *outer, last = self._strides(operand, stride, shape)
@@ -210,7 +211,6 @@ class Kernel:
         function = getattr(self.owner.products(plan.numbers[5]), "launch_" + self.name + "_product")
         function.argtypes = [ctypes.c_void_p] * (len(self.inputs) + 4) + [ctypes.c_int64]
         function.restype = ctypes.c_int
-        function = with_workspace(function, plan, x.device)
         numbers = (ctypes.c_int64 * len(plan.numbers))(*plan.numbers)
         made = Made(shapes[0], strides[0], _dtype_of(self.outputs[0].storage, working))
         queue = queue_of(x.device)
