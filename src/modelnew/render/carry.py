@@ -24,6 +24,7 @@ MODULES = (
     "product",
     "call",
     "launch",
+    "launch_product",
     "kernels",
     "guard",
 )

@@ -11,6 +11,7 @@ import torch
 
 from modelnew.runtime.build import build
 from modelnew.runtime.launch import SCALARS, Kernel, Operand
+from modelnew.runtime.launch_product import ProductKernel
 from modelnew.runtime.product import onednn_linear
 
 
@@ -29,11 +30,13 @@ class Kernels:
     ) -> None:
         self.name, self.sources, self.working = name, sources, tuple(working)
         self.libraries: dict[tuple[str, str], ctypes.CDLL] = {}
-        self.by_name = {kernel: Kernel(self, kernel, **spec) for kernel, spec in kernels.items()}
+        self.by_name: dict[str, Kernel] = {}
+        for kernel, spec in kernels.items():
+            self.by_name[kernel] = (ProductKernel if "product" in spec else Kernel)(self, kernel, **spec)
         self.__dict__.update(self.by_name)
         matrix, row = Operand("T", (0, 1)), Operand("T", (1,))
-        self.plain = Kernel(self, "linear", [matrix], [matrix], 2, product=0)
-        self.with_bias = Kernel(self, "linear_with_bias", [matrix, row], [matrix], 2, product=0)
+        self.plain = ProductKernel(self, "linear", [matrix], [matrix], 2, product=0)
+        self.with_bias = ProductKernel(self, "linear_with_bias", [matrix, row], [matrix], 2, product=0)
 
     def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor] = None) -> torch.Tensor:
         """`torch.nn.functional.linear`, by a launch of ours where the device has one that pays."""

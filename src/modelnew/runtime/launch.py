@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Optional, Protocol
 
 import torch
 
-from modelnew.runtime.call import Made, launcher, queue_of, with_workspace
+from modelnew.runtime.call import Made, launcher, with_workspace
 from modelnew.runtime.layout import (
     Layout,
     Plan,
@@ -26,8 +26,6 @@ from modelnew.runtime.plan_cpu import plan_rows as cpu_rows
 from modelnew.runtime.plan_cuda import Device
 from modelnew.runtime.plan_cuda import plan_pointwise as cuda_pointwise
 from modelnew.runtime.plan_cuda import plan_rows as cuda_rows
-from modelnew.runtime.plan_product import plan_product
-from modelnew.runtime.product import NOT_COVERED, Hints, collapsed_stride, factors_of, fp32_is_asked_for
 
 SCALARS = {
     torch.float32: "float",
@@ -81,7 +79,6 @@ class Kernel:
     layouts: for each output of a pointwise kernel what decides its strides, in order: inputs by number, or the axes that it
     is contiguous along.
     passes, kept: sweeps over a row, and how many values per element they would like to find on chip again.
-    product: the input that is a matrix product, which `after` computes within where the device has a kernel for both.
     """
 
     def __init__(
@@ -96,17 +93,14 @@ class Kernel:
         layouts: "Optional[Sequence[Sequence[Any]]]" = None,
         passes: int = 1,
         kept: int = 1,
-        product: Optional[int] = None,
     ) -> None:
         self.owner, self.name = owner, name
         self.inputs = [Operand(*operand) for operand in inputs]
         self.outputs = [Operand(*operand) for operand in outputs]
         self.rank, self.reduced, self.any_rank = rank, tuple(reduced), any_rank
         self.layouts = layouts or [range(len(inputs))] * len(outputs)
-        self.passes, self.kept, self.product = passes, kept, product
+        self.passes, self.kept = passes, kept
         self.launches: dict[Any, Callable[..., Any]] = {}
-        self.fused: dict[Any, Optional[Callable[..., Any]]] = {}
-        self.hints = Hints()
         self.calls = 0
 
     def __call__(self, *tensors: torch.Tensor) -> Any:
@@ -118,44 +112,6 @@ class Kernel:
             launch = self.launches[key] = self._prepare(tensors)
         self.calls += 1
         return launch(*tensors)
-
-    def after(
-        self,
-        product: "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]",
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        *others: torch.Tensor,
-    ) -> Any:
-        """The kernel on `product(x, weight)` and its other inputs: as one launch where the device has one that pays."""
-        result = self.with_product(product, x, weight, *others)
-        if result is not None:
-            return result
-        return self(*self._with_operand(product(x, weight), others))
-
-    def with_product(
-        self,
-        product: "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]",
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        *others: torch.Tensor,
-    ) -> Optional[torch.Tensor]:
-        """What `after` returns, by one launch; None where there is none."""
-        if not (x.is_cuda and fp32_is_asked_for()):
-            return None
-        given = (x, weight, *others)
-        key = (product, *[(t.dtype, t.device, t.shape, t.stride(), t.data_ptr() % 16) for t in given])
-        if key not in self.fused:
-            self.fused[key] = self._prepare_product(product, x, weight, others)
-        launch = self.fused[key]
-        result = None if launch is None else launch(given)
-        if result is not None:
-            self.calls += 1
-        return result
-
-    def _with_operand(self, product: torch.Tensor, others: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """All inputs, the product in its place among them."""
-        place = self.product or 0
-        return [*others[:place], product, *others[place:]]
 
     def plan(self, tensors: Sequence[torch.Tensor]) -> Optional[Plan]:
         """How these tensors would be walked; None where there is nothing to do. Raises Uncovered."""
@@ -170,7 +126,7 @@ class Kernel:
         device = tensors[0].device
         sizes = self._sizes(tensors)
         shapes, strides = self._results(sizes, tensors)
-        dtypes = [_dtype_of(operand.storage, working) for operand in self.outputs]
+        dtypes = [dtype_of(operand.storage, working) for operand in self.outputs]
         made = [Made(*entry) for entry in zip(shapes, strides, dtypes)]
         if 0 in sizes:
             if any(sizes[axis] == 0 for axis in self.reduced):
@@ -183,50 +139,6 @@ class Kernel:
         function.restype = ctypes.c_int
         numbers = (ctypes.c_int64 * len(plan.numbers))(*plan.numbers)
         return launcher(made, tensors, with_workspace(function, plan, device), numbers, self._fail)
-
-    def _prepare_product(
-        self, product: Any, x: torch.Tensor, weight: torch.Tensor, others: Sequence[torch.Tensor]
-    ) -> Optional[Callable[..., Any]]:
-        """One launch for the product and this kernel, as `after` calls it; None where there is none that pays."""
-        factors = factors_of(x, weight.t() if product is torch.mm else weight)
-        if factors is None or x.dtype != torch.float32 or weight.dtype != torch.float32:
-            return None
-        working = self._working(self._with_operand(x, others))
-        like = torch.empty((*x.shape[:-1], factors.n), dtype=x.dtype, device="meta")  # how the product would lie
-        tensors = self._with_operand(like, others)
-        sizes = self._sizes(tensors)
-        shapes, strides = self._results(sizes, tensors)
-        laid = list(zip(self.outputs, strides, shapes))
-        laid += [(o, t.stride(), t.shape) for o, t in zip(self.inputs, tensors) if t is not like]
-        pairs = []
-        for operand, stride, shape in laid:
-            *outer, last = self._strides(operand, stride, shape)
-            pitch = collapsed_stride(sizes[:-1], outer)
-            if pitch is None:
-                return None
-            pairs.append((pitch, last))
-        plan = plan_product(factors, pairs, _card(x.device))
-        if plan is None:
-            return None
-        function = getattr(self.owner.products(plan.numbers[5]), "launch_" + self.name + "_product")
-        function.argtypes = [ctypes.c_void_p] * (len(self.inputs) + 4) + [ctypes.c_int64]
-        function.restype = ctypes.c_int
-        numbers = (ctypes.c_int64 * len(plan.numbers))(*plan.numbers)
-        made = Made(shapes[0], strides[0], _dtype_of(self.outputs[0].storage, working))
-        queue = queue_of(x.device)
-
-        def launch(given: Sequence[torch.Tensor]) -> Optional[torch.Tensor]:
-            output = torch.empty_strided(made.shape, made.strides, dtype=made.dtype, device=x.device)
-            hints = self.hints.of(given[1], factors.n)
-            pointers = [t.data_ptr() for t in (output, *given, hints)]
-            code = function(*pointers, numbers, queue())
-            if code == NOT_COVERED:
-                return None
-            if code:
-                self._fail(code, given)
-            return output
-
-        return launch
 
     def _fail(self, code: int, tensors: Sequence[torch.Tensor]) -> None:
         library = self.owner.library(tensors[0].device.type, self._working(tensors))
@@ -326,7 +238,7 @@ class Kernel:
         strides: Sequence[tuple[int, ...]],
         working: Optional[torch.dtype],
     ) -> Plan:
-        dtypes = [_dtype_of(operand.storage, working) for operand in self.outputs]
+        dtypes = [dtype_of(operand.storage, working) for operand in self.outputs]
         itemsizes = tuple(_itemsize(dtype) for dtype in (*dtypes, *(tensor.dtype for tensor in tensors)))
         if self.any_rank:
             written = [tuple(0 if size == 1 else s for s, size in zip(made, sizes)) for made in strides]
@@ -374,7 +286,7 @@ def _planner(device: torch.device) -> _Planner:
     if device.type == "cpu":
         cache = _cache_bytes()
         return _Planner(lambda layout: cpu_pointwise(layout, cache), lambda layout: cpu_rows(layout, cache))
-    card = _card(device)
+    card = card_of(device)
     return _Planner(lambda layout: cuda_pointwise(layout, card), lambda layout: cuda_rows(layout, card))
 
 
@@ -387,7 +299,7 @@ def _cache_bytes() -> int:
     return found if found > 0 else 32 << 20
 
 
-def _card(device: torch.device) -> Device:
+def card_of(device: torch.device) -> Device:
     index = device.index or 0
     found = torch.cuda.get_device_properties(index)
     return Device(
@@ -404,7 +316,7 @@ def _require_few(sizes: Sequence[int]) -> None:
         raise Uncovered("too many dims that do not collapse")
 
 
-def _dtype_of(storage: str, working: Optional[torch.dtype]) -> torch.dtype:
+def dtype_of(storage: str, working: Optional[torch.dtype]) -> torch.dtype:
     if storage == "T":
         return working or torch.float32
     return next(dtype for dtype, scalar in SCALARS.items() if scalar == storage)
