@@ -17,7 +17,7 @@ from modelnew import fakes
 from modelnew.graph.capture import FLOATING, Captured, capture
 from modelnew.graph.evidence import Record, agree, follows, pieces
 from modelnew.graph.original import Original, original, put_back, stays
-from modelnew.graph.other_inputs import of_rank, set_to_one, sliced, turned
+from modelnew.graph.other_inputs import Lie, lie_of, of_rank, set_to_one, sliced, turned
 from modelnew.graph.partition import Partition, Region, is_product, partition
 from modelnew.graph.retype import retyped
 from modelnew.graph.rewrite import drop_assertions, hoist_reshapes, sink_reshapes, split_bias
@@ -68,8 +68,7 @@ class Program:
     forward: Forward
     working: tuple[torch.dtype, ...] = ()
     smallest: dict[str, int] = field(default_factory=dict)
-    # per input that is a tensor its strides, () where it is contiguous; None where forward takes no notice of them
-    laid_out: tuple[tuple[int, ...], ...] | None = None
+    laid_out: tuple[Lie, ...] | None = None  # per input that is a tensor; None where forward takes no notice of it
     any_rank: bool = False
 
     @property
@@ -140,7 +139,7 @@ def _widened(
     program: Program,
     working: tuple[torch.dtype, ...],
     smallest: dict[str, int],
-    laid_out: tuple[tuple[int, ...], ...] | None,
+    laid_out: tuple[Lie, ...] | None,
     *,
     any_rank: bool,
 ) -> Program:
@@ -285,13 +284,12 @@ class _Evidence:
         which = (None, *tensors) if len(tensors) > 1 else (None,)
         return all(self._holds_for(partial(of_rank, rank=rank, alone=alone)) for rank in ANY_RANKS for alone in which)
 
-    def laid_out(self) -> tuple[tuple[int, ...], ...] | None:
+    def laid_out(self) -> tuple[Lie, ...] | None:
         """How the inputs lie, where forward does otherwise with others: a branch on strides, or a view that some do not allow."""
         model, inputs = self.source.abstract()
         if all(self._shown(model, lying(inputs), self.captured.working) for lying in (turned, sliced)):
             return None
-        tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
-        return tuple(() if tensor.is_contiguous() else tuple(tensor.stride()) for tensor in tensors)
+        return tuple(lie_of(leaf) for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor))
 
     def _holds_at_one(self, symbols: Sequence[str]) -> bool:
         return self._holds_for(lambda inputs: set_to_one(self.captured, inputs, symbols))

@@ -80,14 +80,14 @@ def softmax(x: Tensor, dim: int, dtype: torch.dtype | bool | None = None) -> Ten
     """`_softmax`'s third argument (half_to_float) asks for an fp32 result."""
     x = x.to(torch.float32 if dtype is True else dtype) if dtype else x
     shifted = torch.exp(x - torch.amax(x, dim, keepdim=True))
-    return shifted / torch.sum(shifted, dim, keepdim=True)
+    return _contiguous(shifted / torch.sum(shifted, dim, keepdim=True))
 
 
 @decomposes(aten.log_softmax.int, aten._log_softmax.default)
 def log_softmax(x: Tensor, dim: int, dtype: torch.dtype | bool | None = None) -> Tensor:
     x = x.to(torch.float32 if dtype is True else dtype) if dtype else x
     shifted = x - torch.amax(x, dim, keepdim=True)
-    return shifted - torch.log(torch.sum(torch.exp(shifted), dim, keepdim=True))
+    return _contiguous(shifted - torch.log(torch.sum(torch.exp(shifted), dim, keepdim=True)))
 
 
 @decomposes(aten.logsumexp.default)
@@ -112,7 +112,7 @@ def layer_norm(
     dims = list(range(-len(shape), 0))
     centred = x - torch.mean(x, dims, keepdim=True)
     y = centred * torch.rsqrt(torch.mean(centred * centred, dims, keepdim=True) + eps)
-    return _affine(y, weight, bias)
+    return _contiguous(_affine(y, weight, bias))
 
 
 @decomposes(aten.rms_norm.default)
@@ -121,7 +121,7 @@ def rms_norm(x: Tensor, shape: Sequence[int], weight: Tensor | None = None, eps:
     if eps is None:
         eps = torch.finfo(torch.float64 if x.dtype == torch.float64 else torch.float32).eps
     dims = list(range(-len(shape), 0))
-    return _affine(x * torch.rsqrt(torch.mean(x * x, dims, keepdim=True) + eps), weight, None)
+    return _contiguous(_affine(x * torch.rsqrt(torch.mean(x * x, dims, keepdim=True) + eps), weight, None))
 
 
 @decomposes(aten._native_batch_norm_legit_functional.default)
@@ -191,24 +191,27 @@ def var_mean(
     return _moments(x, dim, correction, keepdim)
 
 
-@decomposes(aten.native_group_norm.default)
+@decomposes(aten.group_norm.default)
 def group_norm(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, n: int, channels: int, pixels: int, groups: int, eps: float
-) -> Any:
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> Tensor:
     """Splitting the channels is a view of any x; the statistics run over what remains of them and over the pixels."""
-    split = torch.reshape(x, [x.shape[0], groups, channels // groups, *x.shape[2:]])
+    split = torch.reshape(x, [x.shape[0], groups, x.shape[1] // groups, *x.shape[2:]])
     dims = list(range(2, split.dim()))
-    mean = torch.mean(split, dims, keepdim=True)
-    centred = split - mean
+    centred = split - torch.mean(split, dims, keepdim=True)
     inverse = torch.rsqrt(torch.mean(centred * centred, dims, keepdim=True) + eps)
 
     def per_channel(values: Tensor | None) -> Any:
         if values is None:
             return None
-        return torch.reshape(values, [groups, channels // groups, *(1 for _ in x.shape[2:])])
+        return torch.reshape(values, [groups, x.shape[1] // groups, *(1 for _ in x.shape[2:])])
 
-    y = _affine(centred * inverse, per_channel(weight), per_channel(bias))
-    return torch.reshape(y, x.shape), _drop(mean, split, dims), _drop(inverse, split, dims)
+    return torch.reshape(_affine(centred * inverse, per_channel(weight), per_channel(bias)), x.shape)
 
 
 @decomposes(aten.linalg_vector_norm.default)
@@ -287,6 +290,11 @@ def _count(x: Tensor, dims: list[int]) -> Tensor:
 def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     y = y if weight is None else y * weight
     return y if bias is None else y + bias
+
+
+def _contiguous(result: Tensor) -> Tensor:
+    """For ops that return a contiguous tensor, however their input lies."""
+    return torch.clone(result, memory_format=torch.contiguous_format)
 
 
 def _channels(values: Tensor | None, x: Tensor) -> Any:

@@ -14,6 +14,7 @@ from modelnew.graph.capture import Captured
 from modelnew.graph.views import is_open
 
 Change = Callable[[int, torch.Tensor], torch.Tensor]
+Lie = tuple[bool, tuple[int, ...]]
 
 
 def set_to_one(captured: Captured, inputs: Sequence[object], symbols: Sequence[str]) -> list[Any]:
@@ -43,6 +44,13 @@ def of_rank(inputs: Sequence[object], rank: int, alone: int | None = None) -> li
     return _changed(
         inputs, lambda leaf, value: value.new_empty([5] * (rank if leaf != alone else rank - 1 if rank else 1))
     )
+
+
+def lie_of(tensor: torch.Tensor) -> Lie:
+    """How a tensor lies: (True, its dims from the slowest to the fastest) if it is dense, otherwise (False, its strides)."""
+    strides = tuple(step if isinstance(step, int) else int(step.node.hint) for step in tensor.stride())
+    order = tuple(sorted(range(tensor.dim()), key=lambda dim: -strides[dim]))
+    return (True, order) if tensor.permute(order).is_contiguous() else (False, strides)
 
 
 def turned(inputs: Sequence[object]) -> list[Any]:

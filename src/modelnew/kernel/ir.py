@@ -189,11 +189,12 @@ class Kernel:
         return "row program" if self.reduced else "pointwise"
 
 
-def layout_of(root: Expr) -> tuple[int | Axes, ...]:
+def layout_of(root: Expr, kernel: Kernel) -> tuple[int | Axes, ...]:
     """What decides how a result lies: operands, or axes that it is contiguous along, as they are met from left to right.
 
-    Eager lays out a result after the first that tells.
+    Eager lays out a result after the first that tells; what a reduction gives is contiguous.
     """
+    of_rows: Axes = tuple(None if axis in kernel.reduced else axis for axis in range(kernel.rank))
     found: dict[int | Axes, None] = {}
     stack = [root]
     seen: set[int] = set()
@@ -202,8 +203,8 @@ def layout_of(root: Expr) -> tuple[int | Axes, ...]:
         if id(expr) in seen:
             continue
         seen.add(id(expr))
-        if expr.axes is not None:
-            found[expr.axes] = None
+        if expr.axes is not None or expr.kind == "reduce":
+            found[of_rows if expr.axes is None else expr.axes] = None
             continue
         if expr.kind == "load":
             found[int(expr.detail)] = None

@@ -140,7 +140,7 @@ def _expressions(
             return values[source] if source in values else read(source, _read_axes(node, source, region.axes[node]))
 
         values[node] = _expression(node, value_of, builder, types)
-        if _makes_contiguous(node) and not region.reduced:  # what a row program stores is contiguous anyway
+        if _makes_contiguous(node):
             values[node] = builder.contiguous(values[node], region.axes[node])
     return list(operands), tuple(builder.cast(values[node], types.compute(node.meta["val"].dtype)) for node in outputs)
 

@@ -219,8 +219,8 @@ def _wiring(program: Program, model: nn.Module, origin: Origin, public: dict[str
             more.append("any_rank=True")
         if kernel.product is not None:
             more.append(f"product={kernel.product}")
-        orders = tuple(layout_of(result) for result in kernel.results)
-        if not kernel.reduced and any(order != tuple(range(len(kernel.inputs))) for order in orders):
+        orders = tuple(layout_of(result, kernel) for result in kernel.results)
+        if any(order != tuple(range(len(kernel.inputs))) for order in orders):
             more.append(f"layouts={orders!r}")
         specs += [
             f'    "{kernel.name}": dict(',

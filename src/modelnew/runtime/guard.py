@@ -26,7 +26,7 @@ class Guard:
     working: dtypes that "T" may be. smallest: open size → the least it may be (where 1 takes another way through the model).
     conditions: of a dict of the open sizes by name: what forward's own decisions about sizes took to be true.
     writes: forward writes to tensors that it is given, so no two of them may share memory.
-    laid_out: per tensor among the arguments its strides, of which forward may take notice; None where it was seen not to.
+    laid_out: per tensor among the arguments how it lies, of which forward may take notice; None where it was seen not to.
     training: module path → the mode it was captured in, for modules whose mode matters.
     hooks: module path → how many forward hooks it had; a hook that came later must be called.
     made_for: positional and keyword arguments of the constructor, or None where they cannot be compared.
@@ -41,7 +41,7 @@ class Guard:
         hooks: "dict[str, int]",
         made_for: "Optional[tuple[Any, ...]]",
         conditions: "Sequence[Callable[[dict[str, int]], bool]]" = (),
-        laid_out: "Optional[Sequence[tuple[int, ...]]]" = None,
+        laid_out: "Optional[Sequence[tuple[bool, tuple[int, ...]]]]" = None,
         writes: bool = False,
     ) -> None:
         self.arguments, self.working, self.smallest = arguments, tuple(working), smallest
@@ -137,11 +137,12 @@ class Guard:
         return all([condition(sizes) for condition in self.conditions])
 
 
-def _lies_so(tensor: torch.Tensor, strides: "tuple[int, ...]") -> bool:
-    """Whether a tensor is contiguous as one of these strides is; one that is not must have exactly these."""
+def _lies_so(tensor: torch.Tensor, lie: "tuple[bool, tuple[int, ...]]") -> bool:
+    """Whether a tensor is contiguous with its dims in the order (True, order), or has exactly the strides (False, strides)."""
     if tensor.storage_offset() or tensor.requires_grad:
         return False
-    return tensor.is_contiguous() if not strides else tensor.stride() == strides
+    ordered, numbers = lie
+    return tensor.permute(numbers).is_contiguous() if ordered else tensor.stride() == numbers
 
 
 def _records(module: torch.nn.Module, tensors: Sequence[torch.Tensor]) -> bool:

@@ -76,8 +76,7 @@ class Kernel:
 
     rank, reduced: axes of the domain, and those that make up one row (none: a pointwise kernel).
     any_rank: all operands broadcast from the right, in any number of dims.
-    layouts: for each output of a pointwise kernel what decides its strides, in order: inputs by number, or the axes that it
-    is contiguous along.
+    layouts: for each output what decides its strides, in order: inputs by number, or the axes that it is contiguous along.
     passes, kept: sweeps over a row, and how many values per element they would like to find on chip again.
     """
 
@@ -206,21 +205,15 @@ class Kernel:
         tensors: Sequence[torch.Tensor],
         order: Sequence[Any],
     ) -> "tuple[int, ...]":
-        """Pointwise results follow their inputs; a row program's are contiguous, or channels last as its input is."""
-        if not self.reduced:
-            walked = []
-            for which in order:
-                if isinstance(which, tuple):
-                    lying = [1 if axis is None else sizes[axis] for axis in which]
-                    walked.append(self._strides(Operand("", which), contiguous_strides(lying), lying))
-                else:
-                    walked.append(self._strides(self.inputs[which], tensors[which].stride(), tensors[which].shape))
-            return elementwise_strides(shape, [[0 if a is None else w[a] for a in output.axes] for w in walked])
-        for operand, tensor in zip(self.inputs, tensors):
-            whole = operand.axes == output.axes and tensor.dim() == 4 and not tensor.is_contiguous()
-            if whole and tensor.is_contiguous(memory_format=torch.channels_last):
-                return tuple(tensor.stride())
-        return contiguous_strides(shape)
+        """Strides of an output of `shape`: it follows the first of `order` that tells, as eager's last op would."""
+        walked = []
+        for which in order:
+            if isinstance(which, tuple):
+                lying = [1 if axis is None else sizes[axis] for axis in which]
+                walked.append(self._strides(Operand("", which), contiguous_strides(lying), lying))
+            else:
+                walked.append(self._strides(self.inputs[which], tensors[which].stride(), tensors[which].shape))
+        return elementwise_strides(shape, [[0 if a is None else w[a] for a in output.axes] for w in walked])
 
     def _strides(self, operand: Operand, strides: Sequence[int], shape: Sequence[int]) -> list[int]:
         """The operand's stride along each axis of the domain; 0 where it does not vary."""
