@@ -142,6 +142,8 @@ def _lies_so(tensor: torch.Tensor, lie: "tuple[bool, tuple[int, ...]]") -> bool:
     if tensor.storage_offset() or tensor.requires_grad:
         return False
     ordered, numbers = lie
+    if tensor.dim() != len(numbers):
+        return False
     return tensor.permute(numbers).is_contiguous() if ordered else tensor.stride() == numbers
 
 
