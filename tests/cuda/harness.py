@@ -20,9 +20,12 @@ SANITIZER = os.environ.get("MODELNEW_SANITIZER", "")
 FOUND = 66  # exit status of a program in which compute-sanitizer found something
 
 
-def build(source: str, defines: Sequence[str] = ()) -> Path:
+NATIVE = ("-arch=native",)
+
+
+def build(source: str, defines: Sequence[str] = (), arch: Sequence[str] = NATIVE) -> Path:
     """Compiles `source` with the driver for the GPU at hand, once per content. Returns the program's path."""
-    command = [find_tool("nvcc"), *CUDA_FLAGS, "-lineinfo", "-arch=native", *(f"-D{define}" for define in defines)]
+    command = [find_tool("nvcc"), *CUDA_FLAGS, "-lineinfo", *arch, *(f"-D{define}" for define in defines)]
     command += [f"-I{DEVICE}", "-Xlinker=-export-dynamic", "-ldl", "--cudart=static"]
     files = [*headers_of(DEVICE), REQUESTS, HERE / "driver.cu"]
     return built_once("cuda", source, command, files, lambda text: [f'-DMN_SOURCE="{text}"', str(HERE / "driver.cu")])
@@ -37,10 +40,10 @@ def library(source: str, flags: Sequence[str]) -> ctypes.CDLL:
 class GpuProgram(Program):
     """The launchers of one source on the GPU, under compute-sanitizer's tool SANITIZER where one is named."""
 
-    def __init__(self, source: str, defines: Sequence[str] = ()) -> None:
+    def __init__(self, source: str, defines: Sequence[str] = (), arch: Sequence[str] = NATIVE) -> None:
         self.environment = dict(os.environ)
         self.process = None
-        self.path = build(source, defines)
+        self.path = build(source, defines, arch)
         self.log = Path(f"{self.path}.{os.getpid()}.log")
         self.command: list[str | Path] = [self.path]
         if SANITIZER:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
+from modelnew.runtime.launch import card_of
+from modelnew.runtime.layout import Plan
+from modelnew.runtime.plan_cuda import Device
+from modelnew.runtime.plan_product import BATCH_TILES, STRIDES_AT, Factors, choose_splits, launch_of
 from tests.cuda import harness
 
 SOURCE = """
@@ -50,14 +56,47 @@ MN_EXPORT int row_max(void* y, const void* x, const void* w, void* hints, const 
 NOT_COVERED = -1
 
 
+ARCH = ["-gencode=arch=compute_90a,code=sm_90a"]
+
+
 @functools.cache
-def library() -> ctypes.CDLL:
-    return harness.library(SOURCE, ["-gencode=arch=compute_90a,code=sm_90a"])
+def library(tile: int) -> ctypes.CDLL:
+    return harness.library(SOURCE, [*ARCH, f"-DMN_BATCH_TILE={tile}"])
+
+
+def build_all() -> None:
+    """Every library, at the same time."""
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(library, BATCH_TILES))
+
+
+@functools.cache
+def card() -> Device:
+    return card_of(torch.device("cuda", torch.cuda.current_device()))
 
 
 def pair(tensor: torch.Tensor) -> tuple[int, int]:
     """Strides along (m, n); a vector runs along n."""
     return (0, tensor.stride(0)) if tensor.dim() == 1 else (tensor.stride(0), tensor.stride(1))
+
+
+def plan_of(
+    outputs: list[torch.Tensor],
+    x: torch.Tensor,
+    w: torch.Tensor,
+    others: Sequence[torch.Tensor],
+    tile: int = 0,
+    splits: int = 0,
+) -> Plan:
+    """Outputs of one dim are one value per row. `tile`, `splits`: 0 for those that would be chosen."""
+    factors = Factors(x.shape[0], w.shape[0], x.shape[1], x.stride(), w.stride())
+    reduces = outputs[0].dim() == 1
+    strides = [(y.stride(0), 0) if reduces else y.stride() for y in outputs]
+    tile = tile or next((t for t in BATCH_TILES if factors.m <= t), BATCH_TILES[-1])
+    splits = splits or choose_splits(factors, tile, card())
+    plan = launch_of(factors, [strides[0], *map(pair, others)], card(), reduces, tile, splits)
+    more = [step for pair in strides[1:] for step in pair]
+    return plan._replace(numbers=(*plan.numbers[: STRIDES_AT + 2], *more, *plan.numbers[STRIDES_AT + 2 :]))
 
 
 def run(
@@ -70,17 +109,17 @@ def run(
     tile: int = 0,
     splits: int = 0,
 ) -> int:
-    """Launches one of SOURCE's products on the current stream; outputs of one dim are one value per row. Returns its code."""
-    sms = torch.cuda.get_device_properties(x.device).multi_processor_count
-    plan = [0, x.device.index or 0, x.shape[0], w.shape[0], x.shape[1], tile, splits, sms]
-    for output in outputs:
-        plan += (output.stride(0), 0) if output.dim() == 1 else output.stride()
-    for operand in (x, w, *others):
-        plan += pair(operand)
+    """Launches one of SOURCE's products on the current stream. Returns its code."""
+    plan = plan_of(outputs, x, w, others, tile, splits)
+    workspace = torch.full(
+        (plan.workspace,), 0xFF, dtype=torch.uint8, device=x.device
+    )  # NaN, and counters that never end
+    numbers = (*plan.numbers, workspace.data_ptr())
     pointers = [ctypes.c_void_p(t.data_ptr()) for t in (*outputs, x, w, *others)]
     state = ctypes.c_void_p(hints.data_ptr() if hints is not None else 0)
     stream = ctypes.c_void_p(torch.cuda.current_stream(x.device).cuda_stream)
-    return int(getattr(library(), name)(*pointers, state, (ctypes.c_int64 * len(plan))(*plan), stream))
+    launch = getattr(library(plan.numbers[5]), name)
+    return int(launch(*pointers, state, (ctypes.c_int64 * len(numbers))(*numbers), stream))
 
 
 def poisoned(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

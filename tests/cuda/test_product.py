@@ -6,9 +6,8 @@ import random
 import pytest
 import torch
 
+from tests.cuda.product_data import EPS, NAMES, data, errors, normal
 from tests.cuda.product_kernels import NOT_COVERED, pair, poisoned, product, run
-
-EPS = 2.0**-23
 
 
 @pytest.fixture(autouse=True)
@@ -19,61 +18,7 @@ def hopper():
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def normal(*shape):
-    return torch.randn(*shape, device="cuda")
-
-
-def uniform(*shape):
-    return torch.rand(*shape, device="cuda")
-
-
-def wide(*shape, binades=20):
-    """Log-uniform magnitudes of both signs."""
-    return torch.exp2((uniform(*shape) - 0.5) * 2 * binades) * torch.where(uniform(*shape) < 0.5, -1.0, 1.0)
-
-
-def cancelling(m, n, k):
-    """Pairs of neighbours that cancel but for a part in 4096."""
-    x, w = normal(m, k // 2), normal(n, k // 2)
-    near = w * (1 + normal(n, k // 2) / 4096)
-    return torch.stack([x, -x], -1).reshape(m, k), torch.stack([w, near], -1).reshape(n, k)
-
-
-def data(name, m, n, k):
-    if name == "uniform":
-        return uniform(m, k), (uniform(n, k) * 2 - 1) / math.sqrt(k)
-    if name == "normal":
-        return normal(m, k), normal(n, k)
-    if name == "positive":
-        return uniform(m, k), uniform(n, k)
-    if name == "wide":
-        return wide(m, k), wide(n, k)
-    if name == "cancelling":
-        return cancelling(m, n, k)
-    if name == "outliers":  # one element so large that the others keep few bits, where the other factor is 0
-        x, w = normal(m, k), normal(n, k)
-        w[:, 0], x[:, 0] = 2.0**30, 0.0
-        return x, w
-    if name == "rows":  # rows of very different scale
-        return normal(m, k) * wide(m, 1, binades=40), normal(n, k) * wide(n, 1, binades=40)
-    if name == "features":  # scales along k that the weight makes up for
-        scale = wide(1, k, binades=8)
-        return normal(m, k) * scale, normal(n, k) / scale
-    assert name == "sparse"
-    return normal(m, k) * (uniform(m, k) < 0.05), normal(n, k) * (uniform(n, k) < 0.05)
-
-
-def errors(y, x, w):
-    """Largest and rms error, in units of the sum of the terms' magnitudes."""
-    truth, terms = x.double() @ w.double().T, x.double().abs() @ w.double().abs().T
-    relative = ((y.double() - truth).abs() / terms.clamp_min(1e-300)).nan_to_num(nan=math.inf)
-    return float(relative.max()), float(relative.square().mean().sqrt())
-
-
-DATA = ("uniform", "normal", "positive", "wide", "cancelling", "rows", "features", "outliers", "sparse")
-
-
-@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("m", "n", "k"), [(128, 512, 64), (128, 512, 1024), (20, 1000, 4096), (128, 1024, 32768)])
 def test_errors_are_no_larger_than_those_of_the_fp32_product(name, m, n, k):
     x, w = data(name, m, n, k)
@@ -92,6 +37,11 @@ def test_random_shapes_tiles_and_parts_of_k():
         x, w = normal(m, k), normal(n, pitch)[:, :k]
         found = errors(product(x, w, tile=tile, splits=splits), x, w)
         assert found[0] <= 1e-6, ((m, n, k), tile, splits, pitch, found)
+
+
+def test_small_integers_are_exact():
+    x, w = (torch.randint(-9, 10, (rows, 1000), device="cuda").float() for rows in (70, 300))
+    assert torch.equal(product(x, w).double(), x.double() @ w.double().T)
 
 
 def test_hints_do_not_change_the_result():

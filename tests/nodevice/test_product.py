@@ -13,7 +13,7 @@ from modelnew import optimize
 from modelnew.compiler import compile_module, with_products
 from modelnew.render.product import render_product
 from modelnew.runtime.plan_cuda import Device
-from modelnew.runtime.plan_product import plan_product
+from modelnew.runtime.plan_product import STRIDES_AT, plan_product
 from modelnew.runtime.product import Hints, collapsed_stride, factors_of
 from tests.compile_gate import Case, check
 from tests.compiled import Function
@@ -101,7 +101,7 @@ def test_the_launch_is_chosen_for_what_it_covers():
     chosen = plan()
     assert chosen.numbers[:6] == (0, 0, 128, 4096, 4096, 128)
     assert chosen.numbers[7] == 132
-    assert chosen.numbers[8:16] == (1, 0, 4096, 1, 4096, 1, 0, 1)  # the output, x, the weight, the other operand
+    assert chosen.numbers[STRIDES_AT:] == (1, 0, 4096, 1, 4096, 1, 0, 1)  # the output, x, the weight, the other operand
     assert plan(m=16).numbers[5] == 16
     assert plan(m=17).numbers[5] == 64
     assert plan(m=5000).numbers[5] == 128

@@ -2,18 +2,39 @@
 
 The model is the published one of Hopper's: the products of 16 halves and the sum so far are aligned to the largest
 exponent among them, cut off 25 bits below it, added exactly, and cut off to fp32. The order of splits, products and
-additions is the kernel's.
+additions is the kernel's; the sizes in it are read from the headers.
 """
 
 import math
+import re
 
 import numpy as np
 import pytest
 
+from modelnew.runtime import plan_product
+from tests.simt.harness import DEVICE
+
 EPS = 2.0**-23
-GROUP = 32
-LONG_SUM = 32768  # from there on fp32 additions come every fourth group, where k is not split
+HEADERS = [
+    DEVICE / "cuda" / name for name in ("product_split.cuh", "product_sums.cuh", "product_sm90.cuh", "product.cuh")
+]
 ROWS = COLUMNS = 8
+
+
+def constants():
+    """The headers' constants, by name."""
+    text = "".join(header.read_text() for header in HEADERS)
+    values = {}
+    for declared in re.findall(r"^inline constexpr int (\w+ = [^;]*);", text, re.MULTILINE):
+        for name, value in re.findall(r"(\w+) = ([^,]+)", declared):
+            values[name] = eval(value, {}, values)
+    return values
+
+
+HEADER = constants()
+GROUP = HEADER["product_group"]
+LONG_SUM = HEADER["long_sum"]  # from there on fp32 additions come every second block, where k is not split
+BLOCK = HEADER["groups_per_block"]  # groups
 
 
 def exponents(values):
@@ -55,7 +76,7 @@ def places(step):
 
 def kernel_product(x, w):
     """x[m, k] · w[n, k] in fp32 as the kernel computes it."""
-    k = -(-x.shape[1] // (2 * GROUP)) * 2 * GROUP
+    k = -(-x.shape[1] // (BLOCK * GROUP)) * BLOCK * GROUP
     x, w = (np.pad(t.astype(np.float64), ((0, 0), (0, k - t.shape[1]))) for t in (x, w))
     (x_high, x_low, x_unit), (w_high, w_low, w_unit) = scaled_halves(x), scaled_halves(w)
     total = np.zeros((len(x), len(w)), np.float32)
@@ -67,7 +88,7 @@ def kernel_product(x, w):
             sums = tensor_core(sums, x_low[:, at], w_high[:, at])
         for at in steps:
             sums = tensor_core(sums, x_high[:, at], w_high[:, at])
-        if k < LONG_SUM or group % 4 == 3 or group + 1 == k // GROUP:
+        if k < LONG_SUM or group % (2 * BLOCK) == 2 * BLOCK - 1 or group + 1 == k // GROUP:
             total = total + sums.astype(np.float32)
             sums = np.zeros_like(sums)
     y = total * x_unit.astype(np.float32) * w_unit.T.astype(np.float32)
@@ -143,6 +164,20 @@ def test_longer_sums_in_the_tensor_core_would_show():
         sums = tensor_core(sums, x_high[:, first : first + 16], w_high[:, first : first + 16])
     kept = errors(sums * unit * w_unit.T, (x_high * unit).astype(np.float32), (w_high * w_unit).astype(np.float32))
     assert kept[1] > 20 * errors(kernel_product(x, w), x, w)[1]
+
+
+def test_the_plan_and_the_headers_have_the_same_sizes():
+    assert HEADER["product_rows_per_block"] == plan_product.ROWS_PER_BLOCK
+    assert HEADER["product_k_block"] == BLOCK * GROUP == plan_product.K_BLOCK
+    assert HEADER["product_cluster"] == plan_product.CLUSTER
+    assert HEADER["product_workers"] == plan_product.WORKERS
+    assert HEADER["strides_at"] == plan_product.STRIDES_AT
+
+
+def test_small_integers_are_exact():
+    random = np.random.default_rng(3)
+    x, w = (random.integers(-9, 10, (rows, 1000)).astype(np.float32) for rows in (ROWS, COLUMNS))
+    assert np.array_equal(kernel_product(x, w), x.astype(np.float64) @ w.T.astype(np.float64))
 
 
 def test_the_two_operands_meet_at_the_same_k():

@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 import torch
 
-from modelnew.runtime.call import Made, queue_of
+from modelnew.runtime.call import Made, queue_of, with_workspace
 from modelnew.runtime.launch import Kernel, card_of, dtype_of
 from modelnew.runtime.plan_product import plan_product
 from modelnew.runtime.product import NOT_COVERED, Hints, collapsed_stride, factors_of, fp32_is_asked_for
@@ -82,13 +82,13 @@ class ProductKernel(Kernel):
             if pitch is None:
                 return None
             pairs.append((pitch, last))
-        plan = plan_product(factors, pairs, card_of(x.device))
+        plan = plan_product(factors, pairs, card_of(x.device), bool(self.reduced))
         if plan is None:
             return None
         function = getattr(self.owner.products(plan.numbers[5]), "launch_" + self.name + "_product")
         function.argtypes = [ctypes.c_void_p] * (len(self.inputs) + 4) + [ctypes.c_int64]
         function.restype = ctypes.c_int
-        numbers = (ctypes.c_int64 * len(plan.numbers))(*plan.numbers)
+        run = with_workspace(function, plan, x.device)
         made = Made(shapes[0], strides[0], dtype_of(self.outputs[0].storage, working))
         queue = queue_of(x.device)
 
@@ -96,7 +96,7 @@ class ProductKernel(Kernel):
             output = torch.empty_strided(made.shape, made.strides, dtype=made.dtype, device=x.device)
             hints = self.hints.of(given[1], factors.n)
             pointers = [t.data_ptr() for t in (output, *given, hints)]
-            code = function(*pointers, numbers, queue())
+            code = run(*pointers, None, queue())
             if code == NOT_COVERED:
                 return None
             if code:

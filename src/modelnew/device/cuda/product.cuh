@@ -1,7 +1,9 @@
 // Family 3: products with what follows them. P[m][n] = sum over k of x[m][k] * w[n][k]. The plan:
-//   [0, device, m, n, k, batch tile, splits, SMs]  per operand (outputs, then inputs) two strides:
-//   x: m, k; w: n, k; others: m, n
-//   batch tile: rows of x per block, 16, 64 or 128; splits: parts of k. 0: chosen here
+//   [0, device, m, n, k, batch tile, splits, SMs]  batch tile: rows of x per block; splits: parts of k
+//   where parts of the workspace begin: units of x's rows, of the weight's, counters, sums, partial results
+//   per operand (outputs, then inputs) two strides: x: m, k; w: n, k; others: m, n
+//   the workspace's address
+// The code is compiled for one batch tile, MN_BATCH_TILE.
 #pragma once
 
 #include <atomic>
@@ -15,6 +17,7 @@ inline constexpr int not_covered = -1;  // nothing was launched; the caller take
 namespace detail {
 
 inline constexpr int product_cluster = 2;
+inline constexpr int strides_at = 13;  // in the plan
 
 // cuTensorMapEncodeTiled, without linking the driver's library.
 inline auto tensor_map_encoder() {
@@ -43,17 +46,6 @@ inline bool encode_weight(CUtensorMap& map, const float* w, int64_t k, int64_t r
                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
-// Parts of k: so many that the clusters end together, as few as do.
-inline int choose_splits(int64_t units, int64_t clusters, int64_t blocks) {
-  int best = 1;
-  double least = 1e30;
-  for (int splits = 1; splits <= 16 && splits * 8 <= blocks + 7; ++splits) {
-    const double time = double(ceil_div(units * splits, clusters)) / splits * (1 + 0.02 * (splits - 1));
-    if (time < least) least = time, best = splits;
-  }
-  return best;
-}
-
 // How many clusters of such a kernel run at a time: parts of the chip have not the number of SMs that it takes.
 template <auto Kernel>
 int64_t clusters_at_a_time(const launch_shape& shape, int64_t device) {
@@ -80,41 +72,6 @@ int64_t clusters_at_a_time(const launch_shape& shape, int64_t device) {
   return here;
 }
 
-// Memory for one launch after the other. The default pool would give it back to the system whenever the host waits for
-// the device, and take it anew with the next launch, which costs more than a small product does.
-inline cudaMemPool_t launch_pool(int64_t device) {
-  constexpr int devices = 64;
-  static std::array<std::atomic<cudaMemPool_t>, devices> pools = {};
-  if (device < 0 || device >= devices) return nullptr;
-  cudaMemPool_t pool = pools[device];
-  if (pool) return pool;
-  cudaMemPoolProps properties = {};
-  properties.allocType = cudaMemAllocationTypePinned;
-  properties.location.type = cudaMemLocationTypeDevice;
-  properties.location.id = static_cast<int>(device);
-  if (taken(cudaMemPoolCreate(&pool, &properties)) != 0) return nullptr;
-  uint64_t kept = 256 << 20;  // bytes
-  taken(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &kept));
-  cudaMemPool_t before = nullptr;
-  if (pools[device].compare_exchange_strong(before, pool)) return pool;
-  cudaMemPoolDestroy(pool);  // another thread was faster
-  return before;
-}
-
-// Places in one piece of memory.
-class product_workspace {
- public:
-  int64_t place(int64_t bytes) {
-    const int64_t at = bytes_;
-    bytes_ += ceil_div(bytes, 1024) * 1024;
-    return at;
-  }
-  int64_t bytes() const { return bytes_; }
-
- private:
-  int64_t bytes_ = 0;
-};
-
 template <class Body, class Reduce, class Finish, int Columns, class Outs, class Ins>
 int product_tiled(const product_operands<Outs, Ins>& o, float* hints, const int64_t* plan, queue stream) {
   using X = mn::type_at<0, Ins>;
@@ -133,10 +90,8 @@ int product_tiled(const product_operands<Outs, Ins>& o, float* hints, const int6
   where.early = true;
   constexpr auto kernel = product_tiles<Body, Reduce, Finish, Columns, cluster, Outs, Ins>;
   const int64_t tiles = int64_t(s.n_tiles) * s.m_tiles, clusters = clusters_at_a_time<kernel>(where, plan[1]);
-  int64_t units = ceil_div(s.n_tiles, cluster) * s.m_tiles;
-  s.splits = plan[6] > 0 ? static_cast<int>(plan[6] < s.blocks ? plan[6] : s.blocks)
-                         : choose_splits(units, clusters, s.blocks);
-  units *= s.splits;
+  s.splits = static_cast<int>(plan[6]);
+  const int64_t units = ceil_div(s.n_tiles, cluster) * s.m_tiles * s.splits;
   if (units > 0x7fffffff || int64_t(s.blocks) * groups_per_block > 0x7fffffff) return not_covered;
   s.units = static_cast<unsigned>(units);
 
@@ -149,44 +104,29 @@ int product_tiled(const product_operands<Outs, Ins>& o, float* hints, const int6
   split.hints = hints;
   split.counted = (s.splits > 1 ? tiles : 0) + (reduces ? s.m_tiles : 0);
 
-  product_workspace places;
-  const int64_t halves = places.place(int64_t(s.m_tiles) * Columns * split.groups * 128);
-  const int64_t x_unit = places.place(int64_t(s.m_tiles) * Columns * 4), w_unit = places.place(s.n * 4);
-  const int64_t counters = places.place(split.counted * 4);
-  const int64_t sums = places.place(s.splits > 1 ? tiles * s.splits * (Columns / 2 + 2) * product_workers * 4 : 0);
-  const int64_t partials = places.place(reduces ? s.m * s.n_tiles * int64_t(sizeof(partial_words<value_type>)) : 0);
-  void* memory = nullptr;
-  const cudaMemPool_t pool = launch_pool(plan[1]);
-  const size_t bytes = static_cast<size_t>(places.bytes());
-  const cudaError_t error =
-      pool ? cudaMallocFromPoolAsync(&memory, bytes, pool, stream) : cudaMallocAsync(&memory, bytes, stream);
-  if (error != cudaSuccess) return taken(error);
-  const auto at = [&](int64_t place) { return static_cast<unsigned char*>(memory) + place; };
-  s.x = at(halves);
-  split.halves = reinterpret_cast<uint4*>(at(halves));
-  s.x_unit = split.row_unit = reinterpret_cast<float*>(at(x_unit));
-  s.w_unit = split.w_unit = reinterpret_cast<float*>(at(w_unit));
-  split.counters = s.tile_counters = reinterpret_cast<uint32_t*>(at(counters));
+  static_assert(sizeof(partial_words<value_type>) <= 16, "the workspace has 16 bytes for each");
+  const auto at = [&](int place) { return reinterpret_cast<unsigned char*>(plan[strides_at + 2 * o.count]) + plan[place]; };
+  s.x = reinterpret_cast<unsigned char*>(plan[strides_at + 2 * o.count]);
+  split.halves = reinterpret_cast<uint4*>(plan[strides_at + 2 * o.count]);
+  s.x_unit = split.row_unit = reinterpret_cast<float*>(at(8));
+  s.w_unit = split.w_unit = reinterpret_cast<float*>(at(9));
+  split.counters = s.tile_counters = reinterpret_cast<uint32_t*>(at(10));
   s.row_counters = s.tile_counters + (s.splits > 1 ? tiles : 0);
-  s.sums = reinterpret_cast<float*>(at(sums));
-  s.partials = at(partials);
+  s.sums = reinterpret_cast<float*>(at(11));
+  s.partials = at(12);
 
   CUtensorMap w_map;
-  int result = not_covered;
-  if (encode_weight(w_map, split.w, s.k, s.n, split.w_stride)) {
-    split.parts = split.groups > 512 ? 8 : split.groups > 256 ? 4 : split.groups > 128 ? 2 : 1;
-    launch_shape before = {4 * plan[7] / split.parts, split_threads};
-    const int64_t rows = int64_t(s.m_tiles) * Columns;
-    if (before.blocks < rows) before.blocks = rows < most_blocks / 8 ? rows : most_blocks / 8;
-    before.blocks *= split.parts;
-    before.shared_bytes = block_group::scratch_bytes + cluster_group::scratch_bytes;
-    before.cluster = split.parts;
-    result = launch(product_split_rows<X>, before, stream, split);
-    where.blocks = (units < clusters ? units : clusters) * cluster;
-    if (result == 0) result = launch(kernel, where, stream, w_map, s, o);
-  }
-  cudaFreeAsync(memory, stream);
-  return result;
+  if (!encode_weight(w_map, split.w, s.k, s.n, split.w_stride)) return not_covered;
+  split.parts = split.groups > 512 ? 8 : split.groups > 256 ? 4 : split.groups > 128 ? 2 : 1;
+  launch_shape before = {4 * plan[7] / split.parts, split_threads};
+  const int64_t rows = int64_t(s.m_tiles) * Columns;
+  if (before.blocks < rows) before.blocks = rows < most_blocks / 8 ? rows : most_blocks / 8;
+  before.blocks *= split.parts;
+  before.shared_bytes = block_group::scratch_bytes + cluster_group::scratch_bytes;
+  before.cluster = split.parts;
+  if (const int error = launch(product_split_rows<X>, before, stream, split)) return error;
+  where.blocks = (units < clusters ? units : clusters) * cluster;
+  return launch(kernel, where, stream, w_map, s, o);
 }
 
 template <class Outs, class Ins>
@@ -197,7 +137,8 @@ bool product_covers(const product_operands<Outs, Ins>& o, const int64_t* plan) {
   cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, static_cast<int>(plan[1]));
   cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, static_cast<int>(plan[1]));
   const bool strides = (o.stride[w][1] == 1 || plan[4] == 1) && o.stride[w][0] % 4 == 0 && o.stride[w][0] >= plan[4];
-  const bool sizes = plan[2] <= most && plan[3] <= most && plan[4] <= most && plan[7] >= product_cluster;
+  const bool sizes = plan[2] <= most && plan[3] <= most && plan[4] <= most && plan[7] >= product_cluster &&
+                     plan[5] == MN_BATCH_TILE && plan[6] >= 1;
   const bool aligned = reinterpret_cast<uintptr_t>(o.at.in[1]) % 16 == 0;
   return plan[0] == 0 && major == 9 && minor == 0 && strides && sizes && aligned;
 }
@@ -210,22 +151,9 @@ int product_on(const std::array<void*, Outs::size>& outs, const std::array<const
   if (device.error() != cudaSuccess) return taken(device.error());
   product_operands<Outs, Ins> o = {make_operands<Outs, Ins>(outs, ins), {}};
   for (int i = 0; i < o.count; ++i)
-    for (int j = 0; j < 2; ++j) o.stride[i][j] = plan[8 + 2 * i + j];
+    for (int j = 0; j < 2; ++j) o.stride[i][j] = plan[strides_at + 2 * i + j];
   if (!product_covers(o, plan)) return not_covered;
-#if defined(MN_BATCH_TILE)  // compiled for one
   return product_tiled<Body, Reduce, Finish, MN_BATCH_TILE>(o, static_cast<float*>(hints), plan, stream);
-#else
-  const int64_t tile = plan[5] > 0 ? plan[5] : plan[2] <= 16 ? 16 : plan[2] <= 64 ? 64 : 128;
-  float* hint = static_cast<float*>(hints);
-  switch (tile) {
-    case 16:
-      return product_tiled<Body, Reduce, Finish, 16>(o, hint, plan, stream);
-    case 64:
-      return product_tiled<Body, Reduce, Finish, 64>(o, hint, plan, stream);
-    default:
-      return product_tiled<Body, Reduce, Finish, 128>(o, hint, plan, stream);
-  }
-#endif
 }
 
 }  // namespace detail

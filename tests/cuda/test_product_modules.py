@@ -1,0 +1,137 @@
+"""Optimised modules whose matrix products run on tensor cores: weights that change, streams, graphs, what is left alone."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import modelnew
+from tests.compiled import Function, assert_closer, compiled
+from tests.examples import FOLDER, load
+
+M, N, K = 64, 1000, 1024
+
+
+@pytest.fixture(autouse=True)
+def hopper():
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("these products are for compute capability 9.0")
+    torch.manual_seed(5)
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def sums(n=N, k=K):
+    """linear + sigmoid + sum, as a module, its input, and its optimised module."""
+    model = Function(lambda s, x: torch.sigmoid(s.linear(x)).sum(1, keepdim=True), linear=nn.Linear(k, n)).cuda()
+    x = torch.randn(M, k, device="cuda")
+    fast, _ = compiled(model, [x])
+    return model, x, fast
+
+
+def check(fast, model, *inputs):
+    truth = copy.deepcopy(model).double()(*[x.double() for x in inputs])
+    new = fast(*inputs)
+    assert_closer(new, model(*inputs), truth)
+    return new
+
+
+def launch_taken(kernel, product, *inputs):
+    """Whether the kernel has one launch with the product of these."""
+    return kernel.with_product(product, *inputs) is not None
+
+
+def only_kernel(fast):
+    (kernel,) = fast.kernels.by_name.values()
+    return kernel
+
+
+def test_the_launch_is_the_one_with_the_product():
+    model, x, fast = sums()
+    check(fast, model, x)
+    assert launch_taken(only_kernel(fast), F.linear, x, model.linear.weight, model.linear.bias)
+    assert fast.kernels.calls == {only_kernel(fast).name: 2}
+
+
+@pytest.mark.parametrize("factor", [1000.0, 2.0**-20, 0.0])
+def test_a_weight_that_is_changed_in_place(factor):
+    """What is remembered of its rows goes with its version; behind PyTorch's back (`.data`) the answer stays right."""
+    model, x, fast = sums()
+    check(fast, model, x)
+    model.linear.weight[3:500] *= factor
+    check(fast, model, x)
+    model.linear.weight.data[:, ::2] *= 300
+    for _ in range(2):
+        check(fast, model, x)
+    model.linear.weight = nn.Parameter(torch.randn(N, K, device="cuda") * 3)
+    check(fast, model, x)
+
+
+def test_a_weight_that_the_launch_does_not_cover_goes_to_the_library():
+    model, x, fast = sums()
+    model.linear.weight = nn.Parameter(torch.randn(N * K + 1, device="cuda")[1:].view(N, K))
+    check(fast, model, x)
+    assert not launch_taken(only_kernel(fast), F.linear, x, model.linear.weight, model.linear.bias)
+    model.linear.weight = nn.Parameter(torch.randn(N, K, device="cuda"))
+    check(fast, model, x)
+    assert launch_taken(only_kernel(fast), F.linear, x, model.linear.weight, model.linear.bias)
+
+
+def test_mm_and_linear_of_one_square_weight():
+    model = Function(lambda s, x: (F.linear(x, s.square).relu(), torch.mm(x, s.square).relu()))
+    model.square = nn.Parameter(torch.randn(K, K, device="cuda"))
+    x = torch.randn(M, K, device="cuda")
+    fast, _ = compiled(model, [x])
+    truth = copy.deepcopy(model).double()(x.double())
+    for new, eager, exact in zip(fast(x), model(x), truth, strict=True):
+        assert_closer(new, eager, exact)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_linear_layer_alone(bias):
+    model = nn.Linear(K, N, bias=bias).cuda()
+    x = torch.randn(2, M, K, device="cuda")
+    fast, _ = compiled(model, [x])
+    check(fast, model, x)
+    check(fast, model, x.transpose(0, 1))
+    assert fast.kernels.calls["linear"] == 2
+    torch.backends.cuda.matmul.allow_tf32 = True  # the user's word: the library's product is what was asked for
+    assert torch.equal(fast(x), model(x))
+    assert fast.kernels.calls["linear"] == 2
+
+
+@pytest.mark.parametrize("hidden", [1376, 1378])
+def test_a_gated_block(hidden):
+    space = load(FOLDER / "swiglu_mlp.py")
+    model = space["Model"](512, hidden).cuda()
+    x = torch.randn(2, 128, 512, device="cuda")
+    fast = modelnew.optimize(model, x)
+    check(fast, model, x)
+    check(fast, model, torch.randn(3, 77, 512, device="cuda"))
+    assert sum(fast.kernels.calls.values()) >= 2
+
+
+def test_on_a_side_stream_in_a_graph_and_again():
+    _, x, fast = sums(5000, 4096)
+    first = fast(x).clone()
+    for _ in range(20):
+        assert torch.equal(fast(x), first)
+    stream = torch.cuda.Stream()
+    y = torch.zeros_like(x)
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(20_000_000)
+        y.copy_(x)
+        new = fast(y)
+        y.fill_(2)
+        others = [torch.full_like(x, 7.0) for _ in range(20)]  # what the workspace was is taken by others
+    stream.synchronize()
+    assert torch.equal(new, first) and len(others) == 20
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        new = fast(x)
+    for _ in range(3):
+        x.normal_()
+        graph.replay()
+        assert torch.equal(new, fast(x))

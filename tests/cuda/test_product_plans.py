@@ -1,0 +1,78 @@
+"""Products at sizes that compute-sanitizer can follow, each in a program without PyTorch.
+
+With MODELNEW_SANITIZER=memcheck (racecheck, synccheck, initcheck) in the environment, under that tool. The workspace is
+an allocation of its own; every launch is made twice, over different bytes in the results.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from modelnew.runtime.plan_product import BATCH_TILES
+from tests.cuda.harness import GpuProgram
+from tests.cuda.product_kernels import ARCH, SOURCE, plan_of
+
+# The program's buffers are results first, then what is read, so that the hints come last; None are taken where a second
+# launch would find other ones than the first.
+EXPORTS = """
+MN_EXPORT int plain_alone(void* y, const void* x, const void* w, const int64_t* plan, mn::queue queue) {
+  return plain(y, x, w, nullptr, plan, queue);
+}
+MN_EXPORT int sums(void* y, const void* x, const void* w, const void* b, const void* hints, const int64_t* plan,
+                   mn::queue queue) {
+  return sigmoid_sum(y, x, w, b, const_cast<void*>(hints), plan, queue);
+}
+MN_EXPORT int pairs(void* y, void* z, const void* x, const void* w, const void* b, const void* r, const int64_t* plan,
+                    mn::queue queue) {
+  return two(y, z, x, w, b, r, nullptr, plan, queue);
+}
+"""
+
+
+@pytest.fixture(autouse=True)
+def hopper() -> None:
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("these products are for compute capability 9.0")
+    torch.manual_seed(3)
+
+
+@pytest.fixture(scope="module")
+def program() -> Iterator[Callable[[int], GpuProgram]]:
+    with ThreadPoolExecutor() as pool:
+        made = pool.map(lambda tile: GpuProgram(SOURCE + EXPORTS, [f"MN_BATCH_TILE={tile}"], ARCH), BATCH_TILES)
+        running = dict(zip(BATCH_TILES, made, strict=True))
+    yield running.__getitem__
+    for each in running.values():
+        each.close()
+
+
+@pytest.mark.parametrize("tile", BATCH_TILES)
+@pytest.mark.parametrize(
+    ("m", "n", "k", "splits"), [(1, 1, 4, 1), (20, 130, 64, 1), (130, 300, 200, 2), (17, 700, 33, 1)]
+)
+def test_a_product(program, tile, m, n, k, splits):
+    x, w, y = torch.randn(m, k), torch.randn(n, -(-k // 4) * 4)[:, :k], torch.empty(m, n)
+    program(tile).launch("plain_alone", [y], [x, w], plan_of([y], x, w, [], tile, splits))
+    torch.testing.assert_close(y, x @ w.T, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("tile", BATCH_TILES)
+@pytest.mark.parametrize(("m", "n", "k", "splits"), [(3, 130, 64, 1), (150, 1000, 1030, 3)])
+def test_a_reduction_of_rows(program, tile, m, n, k, splits):
+    x, bias, y = torch.randn(m, k), torch.randn(n), torch.empty(m)
+    w = (torch.randn(n, -(-k // 4) * 4) / k**0.5)[:, :k]
+    plan = plan_of([y], x, w, [bias], tile, splits)
+    program(tile).launch("sums", [y], [x, w, bias, w.abs().amax(1)], plan)
+    torch.testing.assert_close(y, torch.sigmoid(x @ w.T + bias).mean(1))
+
+
+@pytest.mark.parametrize("tile", BATCH_TILES)
+def test_several_results_and_values_that_are_summed_again(program, tile):
+    m, n, k = 30, 200, 100
+    x, w, bias, factor = torch.randn(m, k), torch.randn(n, k), torch.randn(n), torch.randn(m, n).half()
+    x[3, 5], w[140, 7] = float("inf"), float("nan")
+    y, z = torch.empty(n, m).T, torch.empty(m, n, dtype=torch.float16)
+    program(tile).launch("pairs", [y, z], [x, w, bias, factor], plan_of([y, z], x, w, [bias, factor], tile, 2))
+    torch.testing.assert_close(y, x @ w.T + bias, rtol=1e-5, atol=1e-4, equal_nan=True)
