@@ -30,7 +30,8 @@ INFIX = {
     "and": "&&",
     "or": "||",
 }
-ROUNDED = frozenset({"sigmoid"})  # functions that take the type their result is rounded to, and are cheaper for some
+# Functions that take the type their result is rounded to, and are cheaper for some.
+ROUNDED = frozenset({"sigmoid", "silu", "gelu", "gelu_tanh", "tanh"})
 REDUCTIONS = frozenset({"sum", "prod", "max", "min", "any", "all"})
 # Functions that cost more than a few instructions: worth keeping between sweeps instead of computing again.
 COSTLY = frozenset(

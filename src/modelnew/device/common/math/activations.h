@@ -4,6 +4,7 @@
 #include "common/compare.h"
 #include "common/math/erf.h"
 #include "common/math/exp.h"
+#include "common/math/short_forms.h"
 
 namespace mn {
 
@@ -56,19 +57,15 @@ MN_FN double log1p_unit(double x) {
 
 }  // namespace detail
 
-// S: what the result will be rounded to. A 16-bit type needs less than half the instructions.
+// S: what the result will be rounded to. On CUDA a 16-bit type takes fewer instructions.
 template <class S = void, class C>
 MN_FN C sigmoid(C x) {
 #if defined(MN_CUDA)
-  if constexpr (std::is_same<S, half>::value || std::is_same<S, bf16>::value) {
-    // 2^32 e^-|x|: as far as bf16 goes, e^-|x| itself is not a normal float
-    const float e = detail::exp2_near(fma(detail::magnitude(x), -0x1.715476p+0f, 32.0f));
-    const float r = detail::reciprocal_near(fma(e, 0x1p-32f, 1.0f));
-    return x < 0.0f ? e * r * 0x1p-32f : r;
-  }
+  if constexpr (detail::is_short<S>) return detail::sigmoid_16(x);
+  if constexpr (sizeof(C) == 4) return detail::sigmoid_short(x);
 #endif
   // g = e / (1 + e) for x < 0 and 1 - g above, as e - e g and 1 - g: there the quotient's roundings weigh less
-  const C e = detail::decay(x), g = detail::ratio(e, C(1) + e), whole = x < C(0) ? e : C(1);
+  const C e = detail::decay(x), g = e / (C(1) + e), whole = x < C(0) ? e : C(1);
   return fma(-g, whole, whole);
 }
 
@@ -85,43 +82,21 @@ MN_FN C softplus(C x, C beta, C threshold) {
   return z > threshold ? x : result;
 }
 
-template <class C>
+template <class S = void, class C>
 MN_FN C silu(C x) {
+#if defined(MN_CUDA)
+  if constexpr (detail::is_short<S>) return detail::silu_16(x);
+  if constexpr (sizeof(C) == 4) return detail::silu_short(x);
+#endif
   return detail::times_sigmoid(x, x, C(0), x < (sizeof(C) == 4 ? C(-110) : C(-750)));
 }
 
-#if defined(MN_CUDA)
-namespace detail {
-
-// t (1 - Phi(t)) for 0 <= t <= 4, as t 2^(l - t^2 / (2 ln2)), where l = log2(e^(t^2/2) (1 - Phi(t))) is -2 and a polynomial
-// in u = t - a. The rounding errors of all that adds up to the exponent are carried along, so it must not be contracted
-// with what follows. 2 ulp.
-MN_FN float normal_tail_near(float t) {
-  constexpr float c = -0x1.715476p-1f, a = 0x1.166p+0f, magic = 0x1.8p23f + 125.0f;
-  const float square = __fmul_rn(t, t), h = __fmul_rn(square, c);
-  const float h_low = fma(fma(t, t, -square), c, fma(square, c, -h));
-  const float u = t - a, u_low = t - (u + a);
-  const float slope =
-      polynomial(u, -0x1.775dbp-1f, 0x1.1778acp-3f, -0x1.b21f82p-6f, 0x1.274528p-8f, -0x1.2d633ep-11f, 0x1.ae48a6p-16f,
-                 0x1.9e7f78p-17f, -0x1.2f5486p-18f, 0x1.d18a18p-21f, -0x1.c4ee52p-24f, 0x1.13d8c4p-27f, -0x1.671f54p-32f);
-  const float l = __fmul_rn(slope, u), low = h_low + ((0x1.7208b8p-13f - u_low) + fma(slope, u, -l));
-  const float shifted = (h + l) + magic;  // the exponent of 2^(n - 2) in its low bits
-  const float f = ((h - (shifted - magic)) + l) + low;
-  const float power = polynomial(f, 0x1.62e43p-1f, 0x1.ebfbep-3f, 0x1.c6b076p-5f, 0x1.3b2a48p-7f, 0x1.5d9b4ap-10f,
-                                 0x1.4424bp-13f, 0x1.ed3c94p-17f);
-  return fma(t * f, power, t) * bit_cast<float>(bit_cast<uint32_t>(shifted) << 23);
-}
-
-}  // namespace detail
-#endif
-
 // x times the normal distribution function of x
+template <class S = void>
 MN_FN float gelu(float x) {
 #if defined(MN_CUDA)
-  if (detail::magnitude(x) <= 4.0f) {  // beyond, a warp takes the longer way
-    const float near = detail::normal_tail_near(detail::magnitude(x));
-    return x > 0.0f ? x - near : detail::copy_sign(near, x);
-  }
+  if constexpr (detail::is_short<S>) return detail::gelu_16(x);
+  if (detail::magnitude(x) <= 3.4f) return detail::gelu_near(x);  // beyond, a warp takes the longer way
 #endif
   const float t = detail::at_most(detail::magnitude(x), 14.5f), square = t * t, denominator = t + 1.9921875f;
   const detail::scaled_tail q = detail::normal_tail(t, -0.5f * square, 0.5f * fma(-t, t, square), denominator,
@@ -129,11 +104,16 @@ MN_FN float gelu(float x) {
   const float tail = detail::scale_down(q.value, q.n);  // t (1 - Phi(t))
   return (x < 0.0f ? x * 0.0f : x) - tail;
 }
+template <class S = void>
 MN_FN double gelu(double x) { return x * (0.5 * erfc(-0x1.6a09e667f3bcdp-1 * x)); }
 
 // x / (1 + e^-v), v = 2 sqrt(2/pi) (x + 0.044715 x^3): v carries its rounding error, which the exponential would
 // enlarge.
+template <class S = void>
 MN_FN float gelu_tanh(float x) {
+#if defined(MN_CUDA)
+  return detail::is_short<S> ? detail::gelu_tanh_16(x) : detail::gelu_tanh_short(x);
+#endif
   const float t = detail::at_least(detail::at_most(x, 11.0f), -11.0f);
   const float square = t * t, square_low = fma(t, t, -square);
   const float cubic = 0x1.2444f2p-4f * square;
@@ -144,6 +124,7 @@ MN_FN float gelu_tanh(float x) {
   const float v = t * slope;
   return detail::times_sigmoid(x, v, fma(t, slope, -v) + t * slope_low, x < -11.0f);
 }
+template <class S = void>
 MN_FN double gelu_tanh(double x) {
   const double t = detail::at_least(detail::at_most(x, 25.0), -25.0);
   const double v = t * fma(0x1.2444f2a4d8b4bp-4, t * t, 0x1.9884533d43651p+0);

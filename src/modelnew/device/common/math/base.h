@@ -3,6 +3,7 @@
 
 #include <math.h>
 
+#include "common/math/approximate.h"
 #include "common/types.h"
 
 namespace mn {
@@ -100,31 +101,6 @@ MN_FN C scale(C x, bits_of<C> n) {
 // The same for n <= 0 and down to -160 (-1100): cheaper, the second step is a constant.
 MN_FN float scale_down(float x, uint32_t n) { return x * power_of_two<float>(n + 40u) * 0x1p-40f; }
 MN_FN double scale_down(double x, uint64_t n) { return x * power_of_two<double>(n + 100u) * 0x1p-100; }
-
-#if defined(MN_CUDA)
-MN_FN float reciprocal_near(float x) {  // 1 ulp; 0 where that is below 2^-126
-  float result;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-  return result;
-}
-MN_FN float exp2_near(float x) {  // 2 ulp; 0 below 2^-126
-  float result;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-  return result;
-}
-#endif
-
-// a / b for 1 <= b <= 2: on CUDA without the ten instructions that any quotient takes
-template <class C>
-MN_FN C ratio(C a, C b) {
-#if defined(MN_CUDA)
-  if constexpr (sizeof(C) == 4) {
-    const float r = reciprocal_near(b), q = a * r;
-    return fma(fma(-b, q, a), r, q);
-  }
-#endif
-  return a / b;
-}
 
 }  // namespace detail
 

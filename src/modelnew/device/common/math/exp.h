@@ -33,6 +33,12 @@ MN_FN double exp_tail(double r) {
                     0x1.27e5364e1e89ap-22, 0x1.af5e79a4607a1p-26, 0x1.1ee85523420a3p-29);
 }
 
+// (2^f - 1) / f for |f| <= 1/2
+MN_FN float exp2_slope(float f) {
+  return polynomial(f, 0x1.62e430p-1f, 0x1.ebfbdcp-3f, 0x1.c6af7ap-5f, 0x1.3b2dd4p-7f, 0x1.5f094ap-10f,
+                    0x1.417852p-13f);
+}
+
 // e^(high + low) as a sum whose second part is below the rounding of the first
 template <class C>
 struct split_value {
@@ -96,9 +102,7 @@ MN_FN C expm1_within(C x) {
 MN_FN float exp2(float x) {
   const float within = detail::at_least(detail::at_most(x, 129.0f), -151.0f);
   const detail::rounded<float> n = detail::round_near(within);
-  const float r = within - n.value;
-  const float p = detail::polynomial(r, 0x1.62e430p-1f, 0x1.ebfbdcp-3f, 0x1.c6af7ap-5f, 0x1.3b2dd4p-7f, 0x1.5f094ap-10f,
-                                     0x1.417852p-13f);
+  const float r = within - n.value, p = detail::exp2_slope(r);
   return detail::scale(fma(r, p, 1.0f), n.shifted);
 }
 #if defined(MN_CUDA)

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/math/exp.h"
+#include "common/math/short_forms.h"
 
 namespace mn {
 
@@ -35,7 +36,11 @@ MN_FN float sinh(float x) { return static_cast<float>(::sinh(static_cast<double>
 MN_FN double sinh(double x) { return ::sinh(x); }
 MN_FN float cosh(float x) { return static_cast<float>(::cosh(static_cast<double>(x))); }  // coshf as well
 MN_FN double cosh(double x) { return ::cosh(x); }
-MN_FN float tanh(float x) { return ::tanhf(x); }
+template <class S = void>
+MN_FN float tanh(float x) {
+  return detail::is_short<S> ? detail::tanh_16(x) : ::tanhf(x);
+}
+template <class S = void>
 MN_FN double tanh(double x) { return ::tanh(x); }
 #else
 MN_FN double sinh(double x) {
@@ -49,7 +54,9 @@ MN_FN double cosh(double x) {
   return h + 0.25 / h;
 }
 MN_FN float cosh(float x) { return static_cast<float>(cosh(static_cast<double>(x))); }
+template <class S = void>
 MN_FN float tanh(float x) { return detail::tanh_from_expm1(x, 9.02f); }
+template <class S = void>
 MN_FN double tanh(double x) { return detail::tanh_from_expm1(x, 19.1); }
 #endif
 
