@@ -110,6 +110,8 @@ def default_cases() -> list[Case]:
     cases.append(Case("norm half", NORM, ("MN_T=mn::half",), ("sm_100", TABLE_ARCH)))
     for tile in (16, 64, 128):
         cases.append(Case(f"product {tile}", PRODUCT, (f"MN_BATCH_TILE={tile}",), (TABLE_ARCH,)))
+    across = ("MN_BATCH_TILE=128", "MN_WEIGHT_ACROSS=1")
+    cases.append(Case("product across", PRODUCT, across, (TABLE_ARCH,)))
     cases.append(Case("product elsewhere", PRODUCT, ("MN_BATCH_TILE=128",), ("sm_80", "sm_100")))
     return cases
 

@@ -30,7 +30,7 @@ from modelnew.render.kernel import render_kernel
 MOST_VARIANT_NODES = 400  # in a larger graph a dtype that runs on fakes do not show is not looked at by another capture
 # attributes of runtime/kernels.py's Kernels, which has a file's kernels by name beside them
 TAKEN = frozenset(
-    {"linear", "onednn_linear", "plain", "with_bias", "calls", "library", "libraries", "products", "name"}
+    {"linear", "mm", "onednn_linear", "plain", "with_bias", "calls", "library", "libraries", "products", "name"}
 )
 ANY_RANKS = range(6)
 MOST_COMBINED = 4

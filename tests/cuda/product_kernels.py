@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,7 +13,7 @@ import torch
 from modelnew.runtime.launch import card_of
 from modelnew.runtime.layout import Plan
 from modelnew.runtime.plan_cuda import Device
-from modelnew.runtime.plan_product import BATCH_TILES, STRIDES_AT, Factors, choose_splits, launch_of
+from modelnew.runtime.plan_product import BATCH_TILES, STRIDES_AT, Factors, choose, launch_of
 from tests.cuda import harness
 
 SOURCE = """
@@ -60,14 +61,22 @@ ARCH = ["-gencode=arch=compute_90a,code=sm_90a"]
 
 
 @functools.cache
-def library(tile: int) -> ctypes.CDLL:
-    return harness.library(SOURCE, [*ARCH, f"-DMN_BATCH_TILE={tile}"])
+def library(tile: int, across: int) -> ctypes.CDLL:
+    """across: 1 for weights that are contiguous along n."""
+    return harness.library(SOURCE, [*ARCH, *(f"-D{define}" for define in defines(tile, across))])
+
+
+def defines(tile: int, across: int) -> list[str]:
+    return [f"MN_BATCH_TILE={tile}", *(["MN_WEIGHT_ACROSS=1"] if across else [])]
+
+
+VARIANTS = tuple(itertools.product(BATCH_TILES, (0, 1)))
 
 
 def build_all() -> None:
     """Every library, at the same time."""
     with ThreadPoolExecutor() as pool:
-        list(pool.map(library, BATCH_TILES))
+        list(pool.map(lambda variant: library(*variant), VARIANTS))
 
 
 @functools.cache
@@ -92,9 +101,8 @@ def plan_of(
     factors = Factors(x.shape[0], w.shape[0], x.shape[1], x.stride(), w.stride())
     reduces = outputs[0].dim() == 1
     strides = [(y.stride(0), 0) if reduces else y.stride() for y in outputs]
-    tile = tile or next((t for t in BATCH_TILES if factors.m <= t), BATCH_TILES[-1])
-    splits = splits or choose_splits(factors, tile, card())
-    plan = launch_of(factors, [strides[0], *map(pair, others)], card(), reduces, tile, splits)
+    _, tile, chosen = choose(factors, reduces, card(), (tile,) if tile else BATCH_TILES)
+    plan = launch_of(factors, [strides[0], *map(pair, others)], card(), reduces, tile, splits or chosen)
     more = [step for pair in strides[1:] for step in pair]
     return plan._replace(numbers=(*plan.numbers[: STRIDES_AT + 2], *more, *plan.numbers[STRIDES_AT + 2 :]))
 
@@ -118,7 +126,7 @@ def run(
     pointers = [ctypes.c_void_p(t.data_ptr()) for t in (*outputs, x, w, *others)]
     state = ctypes.c_void_p(hints.data_ptr() if hints is not None else 0)
     stream = ctypes.c_void_p(torch.cuda.current_stream(x.device).cuda_stream)
-    launch = getattr(library(plan.numbers[5]), name)
+    launch = getattr(library(plan.numbers[5], plan.numbers[0]), name)
     return int(launch(*pointers, state, (ctypes.c_int64 * len(numbers))(*numbers), stream))
 
 

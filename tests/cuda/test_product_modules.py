@@ -88,6 +88,15 @@ def test_mm_and_linear_of_one_square_weight():
         assert_closer(new, eager, exact)
 
 
+def test_a_product_alone():
+    model = Function(lambda s, x, w: torch.mm(x, w))
+    x, w = torch.randn(M, K, device="cuda"), torch.randn(K, N, device="cuda")
+    fast, _ = compiled(model, [x, w])
+    check(fast, model, x, w)
+    check(fast, model, x, torch.randn(N, K, device="cuda").t())
+    assert fast.kernels.calls["linear"] == 2
+
+
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_linear_layer_alone(bias):
     model = nn.Linear(K, N, bias=bias).cuda()

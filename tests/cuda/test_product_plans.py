@@ -10,9 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from modelnew.runtime.plan_product import BATCH_TILES
 from tests.cuda.harness import GpuProgram
-from tests.cuda.product_kernels import ARCH, SOURCE, plan_of
+from tests.cuda.product_kernels import ARCH, SOURCE, VARIANTS, defines, plan_of
 
 # The program's buffers are results first, then what is read, so that the hints come last; None are taken where a second
 # launch would find other ones than the first.
@@ -39,40 +38,47 @@ def hopper() -> None:
 
 
 @pytest.fixture(scope="module")
-def program() -> Iterator[Callable[[int], GpuProgram]]:
+def program() -> Iterator[Callable[[int, int], GpuProgram]]:
     with ThreadPoolExecutor() as pool:
-        made = pool.map(lambda tile: GpuProgram(SOURCE + EXPORTS, [f"MN_BATCH_TILE={tile}"], ARCH), BATCH_TILES)
-        running = dict(zip(BATCH_TILES, made, strict=True))
-    yield running.__getitem__
+        made = pool.map(lambda variant: GpuProgram(SOURCE + EXPORTS, defines(*variant), ARCH), VARIANTS)
+        running = dict(zip(VARIANTS, made, strict=True))
+    yield lambda tile, across: running[tile, across]
     for each in running.values():
         each.close()
 
 
-@pytest.mark.parametrize("tile", BATCH_TILES)
+def weight(n: int, k: int, across: int) -> torch.Tensor:
+    """Rows, or columns where it lies across, begin at multiples of 4 elements, as a whole view of what was drawn."""
+    rows, columns = (k, n) if across else (n, k)
+    w = torch.randn(rows, -(-columns // 4) * 4)[:, :columns]
+    return w.t() if across else w
+
+
+@pytest.mark.parametrize(("tile", "across"), VARIANTS)
 @pytest.mark.parametrize(
     ("m", "n", "k", "splits"), [(1, 1, 4, 1), (20, 130, 64, 1), (130, 300, 200, 2), (17, 700, 33, 1)]
 )
-def test_a_product(program, tile, m, n, k, splits):
-    x, w, y = torch.randn(m, k), torch.randn(n, -(-k // 4) * 4)[:, :k], torch.empty(m, n)
-    program(tile).launch("plain_alone", [y], [x, w], plan_of([y], x, w, [], tile, splits))
+def test_a_product(program, tile, across, m, n, k, splits):
+    x, w, y = torch.randn(m, k), weight(n, k, across), torch.empty(m, n)
+    program(tile, across).launch("plain_alone", [y], [x, w], plan_of([y], x, w, [], tile, splits))
     torch.testing.assert_close(y, x @ w.T, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("tile", BATCH_TILES)
+@pytest.mark.parametrize(("tile", "across"), VARIANTS)
 @pytest.mark.parametrize(("m", "n", "k", "splits"), [(3, 130, 64, 1), (150, 1000, 1030, 3)])
-def test_a_reduction_of_rows(program, tile, m, n, k, splits):
+def test_a_reduction_of_rows(program, tile, across, m, n, k, splits):
     x, bias, y = torch.randn(m, k), torch.randn(n), torch.empty(m)
-    w = (torch.randn(n, -(-k // 4) * 4) / k**0.5)[:, :k]
+    w = weight(n, k, across).mul_(k**-0.5)
     plan = plan_of([y], x, w, [bias], tile, splits)
-    program(tile).launch("sums", [y], [x, w, bias, w.abs().amax(1)], plan)
+    program(tile, across).launch("sums", [y], [x, w, bias, w.abs().amax(1)], plan)
     torch.testing.assert_close(y, torch.sigmoid(x @ w.T + bias).mean(1))
 
 
-@pytest.mark.parametrize("tile", BATCH_TILES)
-def test_several_results_and_values_that_are_summed_again(program, tile):
+@pytest.mark.parametrize(("tile", "across"), VARIANTS)
+def test_several_results_and_values_that_are_summed_again(program, tile, across):
     m, n, k = 30, 200, 100
-    x, w, bias, factor = torch.randn(m, k), torch.randn(n, k), torch.randn(n), torch.randn(m, n).half()
+    x, w, bias, factor = torch.randn(m, k), weight(n, k, across), torch.randn(n), torch.randn(m, n).half()
     x[3, 5], w[140, 7] = float("inf"), float("nan")
     y, z = torch.empty(n, m).T, torch.empty(m, n, dtype=torch.float16)
-    program(tile).launch("pairs", [y, z], [x, w, bias, factor], plan_of([y, z], x, w, [bias, factor], tile, 2))
+    program(tile, across).launch("pairs", [y, z], [x, w, bias, factor], plan_of([y, z], x, w, [bias, factor], tile, 2))
     torch.testing.assert_close(y, x @ w.T + bias, rtol=1e-5, atol=1e-4, equal_nan=True)

@@ -197,6 +197,19 @@ def test_the_two_operands_meet_at_the_same_k():
 
 
 @pytest.mark.parametrize("step", [0, 1])
+@pytest.mark.parametrize("warp", range(8))
+def test_lanes_that_read_across_together_have_banks_of_their_own(step, warp):
+    """A weight whose columns are contiguous: four bytes a lane, of 8 rows and 4 steps of k; k in its own order."""
+    for row8 in (0, 8):
+        for i in (0, 1, 8, 9):
+            banks = set()
+            for lane in range(32):
+                k, row = 16 * step + 2 * (lane % 4) + i, 16 * warp + lane // 4 + row8
+                banks.add((row // 32 * 4096 + k * 128 + ((row % 32 // 4) ^ (k & 7)) * 16 + row % 4 * 4) // 4 % 32)
+            assert len(banks) == 32
+
+
+@pytest.mark.parametrize("step", [0, 1])
 def test_lanes_that_read_together_have_banks_of_their_own(step):
     for first in range(0, 32, 8):  # 16 bytes a lane: eight lanes at a time
         pieces = set()

@@ -41,6 +41,7 @@ PLAIN = {
     aten.cat.default: "torch.cat",
     aten.scaled_dot_product_attention.default: "torch.nn.functional.scaled_dot_product_attention",
 }
+PRODUCTS: dict[Any, str] = {aten.linear.default: "linear", aten.mm.default: "mm"}  # methods of the table of kernels
 METHODS = {
     aten.permute.default: "permute",
     aten.transpose.int: "transpose",
@@ -138,14 +139,9 @@ class ForwardWriter:
         return Forward(self.statements, returns, mutations, self.constants, needs, self.library, plain)
 
     def _is_plain_product(self, node: fx.Node) -> bool:
-        """A linear layer in the working dtype, of matrices."""
+        """A linear layer in the working dtype, of matrices; or a product of two."""
         value: Any = node.meta.get("val")
-        return (
-            self.ours
-            and node.target is aten.linear.default
-            and value.dim() >= 2
-            and value.dtype == self.captured.working
-        )
+        return self.ours and node.target in PRODUCTS and value.dim() >= 2 and value.dtype == self.captured.working
 
     def name_of(self, node: fx.Node) -> str:
         """What a reader knows a tensor by: the argument, the parameter's path with underscores, the op that made it."""
@@ -301,7 +297,7 @@ class ForwardWriter:
         if node.name in self.onednn:
             return "self.kernels.onednn_linear", args
         if node not in self.taken_in and self._is_plain_product(node):
-            return "self.kernels.linear", args
+            return f"self.kernels.{PRODUCTS[target]}", args
         if target in PLAIN:
             return PLAIN[target], args
         if not isinstance(target, torch._ops.OpOverload):

@@ -35,8 +35,8 @@ class Kernels:
             self.by_name[kernel] = (ProductKernel if "product" in spec else Kernel)(self, kernel, **spec)
         self.__dict__.update(self.by_name)
         matrix, row = Operand("T", (0, 1)), Operand("T", (1,))
-        self.plain = ProductKernel(self, "linear", [matrix], [matrix], 2, product=0)
-        self.with_bias = ProductKernel(self, "linear_with_bias", [matrix, row], [matrix], 2, product=0)
+        self.plain = ProductKernel(self, "linear", [matrix], [matrix], 2, product=0, alone=True)
+        self.with_bias = ProductKernel(self, "linear_with_bias", [matrix, row], [matrix], 2, product=0, alone=True)
 
     def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor] = None) -> torch.Tensor:
         """`torch.nn.functional.linear`, by a launch of ours where the device has one that pays."""
@@ -48,13 +48,19 @@ class Kernels:
                 return found.view(*x.shape[:-1], found.shape[-1])
         return product(x, weight, bias)
 
+    def mm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """`torch.mm`, likewise."""
+        ours = x.is_cuda and "product" in self.sources
+        found = self.plain.with_product(torch.mm, x, weight) if ours else None
+        return torch.mm(x, weight) if found is None else found
+
     def onednn_linear(self, x: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor] = None) -> torch.Tensor:
         """`linear`, on the CPU by oneDNN."""
         return onednn_linear(x, weight, bias) if x.device.type == "cpu" else self.linear(x, weight, bias)
 
     @property
     def calls(self) -> "dict[str, int]":
-        """Launches of each kernel since the file was loaded; of linear layers where there were any."""
+        """Launches of each kernel since the file was loaded; of products by themselves where there were any."""
         found = {name: kernel.calls for name, kernel in self.by_name.items()}
         layers = self.plain.calls + self.with_bias.calls
         return {**found, "linear": layers} if layers else found
@@ -67,13 +73,12 @@ class Kernels:
             self.libraries[(target, scalar)] = found
         return found
 
-    def products(self, batch_tile: int) -> ctypes.CDLL:
-        """The kernels that take in a product, for batches of this tile: most of a build's time goes into one."""
-        tile = str(batch_tile)
-        found = self.libraries.get(("product", tile))
+    def products(self, batch_tile: int, across: bool) -> ctypes.CDLL:
+        """The kernels that take in a product, for batches of this tile, and weights that are contiguous along n (`across`)
+        or k: most of a build's time goes into one."""
+        defines = ("MN_T=float", f"MN_BATCH_TILE={batch_tile}", *(("MN_WEIGHT_ACROSS=1",) if across else ()))
+        key = ("product", " ".join(defines))
+        found = self.libraries.get(key)
         if found is None:
-            found = build(
-                self.name + "_product", self.sources["product"], "cuda", ("MN_T=float", "MN_BATCH_TILE=" + tile)
-            )
-            self.libraries[("product", tile)] = found
+            found = self.libraries[key] = build(self.name + "_product", self.sources["product"], "cuda", defines)
         return found

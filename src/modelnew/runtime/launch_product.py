@@ -16,11 +16,11 @@ from modelnew.runtime.product import NOT_COVERED, Hints, collapsed_stride, facto
 
 
 class ProductKernel(Kernel):
-    """A kernel one of whose inputs, number `product`, is a matrix product."""
+    """A kernel one of whose inputs, number `product`, is a matrix product. `alone`: it is the product, and at most a bias."""
 
-    def __init__(self, *arguments: Any, product: int, **options: Any) -> None:
+    def __init__(self, *arguments: Any, product: int, alone: bool = False, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.product = product
+        self.product, self.alone = product, alone
         self.fused: dict[Any, Optional[Callable[..., Any]]] = {}
         self.hints = Hints()
 
@@ -82,10 +82,12 @@ class ProductKernel(Kernel):
             if pitch is None:
                 return None
             pairs.append((pitch, last))
-        plan = plan_product(factors, pairs, card_of(x.device), bool(self.reduced))
+        plan = plan_product(factors, pairs, card_of(x.device), bool(self.reduced), self.alone)
         if plan is None:
             return None
-        function = getattr(self.owner.products(plan.numbers[5]), "launch_" + self.name + "_product")
+        function = getattr(
+            self.owner.products(plan.numbers[5], plan.numbers[0] != 0), "launch_" + self.name + "_product"
+        )
         function.argtypes = [ctypes.c_void_p] * (len(self.inputs) + 4) + [ctypes.c_int64]
         function.restype = ctypes.c_int
         run = with_workspace(function, plan, x.device)

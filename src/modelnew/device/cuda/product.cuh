@@ -1,9 +1,10 @@
 // Family 3: products with what follows them. P[m][n] = sum over k of x[m][k] * w[n][k]. The plan:
-//   [0, device, m, n, k, batch tile, splits, SMs]  batch tile: rows of x per block; splits: parts of k
+//   [across, device, m, n, k, batch tile, splits, SMs]  across: 1 where the weight's stride along n is 1, not that
+//   along k; batch tile: rows of x per block; splits: parts of k
 //   where parts of the workspace begin: units of x's rows, of the weight's, counters, sums, partial results
 //   per operand (outputs, then inputs) two strides: x: m, k; w: n, k; others: m, n
 //   the workspace's address
-// The code is compiled for one batch tile, MN_BATCH_TILE.
+// The code is compiled for one batch tile, MN_BATCH_TILE, and for weights that lie across with MN_WEIGHT_ACROSS.
 #pragma once
 
 #include <atomic>
@@ -34,13 +35,14 @@ inline auto tensor_map_encoder() {
   return encode;
 }
 
-// The weight, in boxes of 32 along k by 128 rows, swizzled on chip. What is outside reads as 0.
+// The weight, in boxes of 32 along k by 128 rows, or 32 where it lies across, swizzled on chip. What is outside reads as 0.
 inline bool encode_weight(CUtensorMap& map, const float* w, int64_t k, int64_t rows, int64_t stride) {
   const auto encode = tensor_map_encoder();
   if (!encode) return false;
-  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(k), static_cast<cuuint64_t>(rows)};
+  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(weight_across ? rows : k),
+                              static_cast<cuuint64_t>(weight_across ? k : rows)};
   const cuuint64_t pitches[] = {static_cast<cuuint64_t>(stride) * 4};
-  const cuuint32_t box[] = {product_group, product_rows_per_block}, steps[] = {1, 1};
+  const cuuint32_t box[] = {32u, weight_across ? 32u : unsigned(product_rows_per_block)}, steps[] = {1, 1};
   return encode(&map, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 2, const_cast<float*>(w), sizes, pitches, box, steps,
                 CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
@@ -98,7 +100,7 @@ int product_tiled(const product_operands<Outs, Ins>& o, float* hints, const int6
   product_split<X> split = {};
   split.x = static_cast<const X*>(o.at.in[0]), split.w = static_cast<const float*>(o.at.in[1]);
   split.rows = s.m, split.size = s.k, split.w_rows = s.n;
-  split.stride_row = o.stride[x][0], split.stride_k = o.stride[x][1], split.w_stride = o.stride[x + 1][0];
+  split.stride_row = o.stride[x][0], split.stride_k = o.stride[x][1], split.w_stride = o.stride[x + 1][weight_across ? 1 : 0];
   split.groups = int64_t(s.blocks) * groups_per_block;
   split.tile_rows = Columns;
   split.hints = hints;
@@ -136,11 +138,13 @@ bool product_covers(const product_operands<Outs, Ins>& o, const int64_t* plan) {
   int major = 0, minor = 0;
   cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, static_cast<int>(plan[1]));
   cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, static_cast<int>(plan[1]));
-  const bool strides = (o.stride[w][1] == 1 || plan[4] == 1) && o.stride[w][0] % 4 == 0 && o.stride[w][0] >= plan[4];
+  const int along = weight_across ? 0 : 1;  // contiguous
+  const int64_t pitch = o.stride[w][1 - along], length = plan[weight_across ? 3 : 4];
+  const bool strides = (o.stride[w][along] == 1 || length == 1) && pitch % 4 == 0 && pitch >= length;
   const bool sizes = plan[2] <= most && plan[3] <= most && plan[4] <= most && plan[7] >= product_cluster &&
                      plan[5] == MN_BATCH_TILE && plan[6] >= 1;
   const bool aligned = reinterpret_cast<uintptr_t>(o.at.in[1]) % 16 == 0;
-  return plan[0] == 0 && major == 9 && minor == 0 && strides && sizes && aligned;
+  return plan[0] == weight_across && major == 9 && minor == 0 && strides && sizes && aligned;
 }
 
 template <class Body, class Reduce, class Finish, class Outs, class Ins>

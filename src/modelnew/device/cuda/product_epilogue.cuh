@@ -90,18 +90,37 @@ MN_FN void reduce_sums(const product_operands<Outs, Ins>& o, const held_sums<N>&
   const int m0 = s.column < s.columns ? s.column : 0, last = s.rows - 1;
   const auto same = o.inputs(m0, s.row < s.rows ? s.row : last);
   const auto same8 = o.inputs(m0, s.row + 8 < s.rows ? s.row + 8 : last);
+  // Eight lanes have rows of the same columns. Of `together` values each gives half away and gets the other half of the
+  // values it keeps, until one is left that all eight have added to: fewer shuffles than one value after the other.
+  constexpr int together = N < 8 ? N : 8;
 #pragma unroll
-  for (int i = 0; i < N; ++i) {
-    const int m = hidden(s.column + held_column(i));
-    auto value = Reduce::identity();
-    if (m < s.columns) {
-      if (s.row < s.rows) value = o.template body<Body>(s.at[held_place(i)], m, s.row, same);
+  for (int first = 0; first < N; first += together) {
+    typename Reduce::type value[together];
+#pragma unroll
+    for (int j = 0; j < together; ++j) {
+      const int i = first + j, m = hidden(s.column + held_column(i));
+      value[j] = Reduce::identity();
+      if (m >= s.columns) continue;
+      if (s.row < s.rows) value[j] = o.template body<Body>(s.at[held_place(i)], m, s.row, same);
       if (s.row + 8 < s.rows)
-        value = Reduce::combine(value, o.template body<Body>(s.at[held_place(i) + 2], m, s.row + 8, same8));
+        value[j] = Reduce::combine(value[j], o.template body<Body>(s.at[held_place(i) + 2], m, s.row + 8, same8));
     }
+    int kept = first;
 #pragma unroll
-    for (int distance = 4; distance < 32; distance *= 2) value = Reduce::combine(value, shuffle_xor(value, distance));
-    if (lane < 4) scratch[held_column(i) + 2 * lane] = value;
+    for (int distance = 16, half = together / 2; distance >= 4; distance /= 2, half /= 2) {
+      if (half == 0) {
+        value[0] = Reduce::combine(value[0], shuffle_xor(value[0], distance));
+        continue;
+      }
+      const bool upper = (lane & distance) != 0;
+#pragma unroll
+      for (int j = 0; j < half; ++j) {
+        const auto sent = upper ? value[j] : value[j + half];
+        value[j] = Reduce::combine(upper ? value[j + half] : value[j], shuffle_xor(sent, distance));
+      }
+      kept += upper ? half : 0;
+    }
+    if (together == 8 || (lane & 4) == 0) scratch[held_column(kept) + 2 * (lane % 4)] = value[0];
   }
 }
 

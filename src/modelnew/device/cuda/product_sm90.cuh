@@ -22,6 +22,7 @@ MN_FN void sum_columns(const product_operands<Outs, Ins>& o, int64_t k, const he
   for (int r = 0; r < 2; ++r) {
     const int64_t n = s.row + 8 * r < s.rows ? s.row + 8 * r : s.rows - 1;
     const float* row = w + n * o.stride[operand + 1][0];
+    const int64_t step = o.stride[operand + 1][1];
 #pragma unroll
     for (int c = 0; c < Group; ++c) sums[2 * c + r] = 0.0f;
 #pragma unroll 1
@@ -30,7 +31,7 @@ MN_FN void sum_columns(const product_operands<Outs, Ins>& o, int64_t k, const he
       float part[Group] = {};
 #pragma unroll 4
       for (int64_t i = first_k; i < end; ++i) {
-        const float factor = row[i];
+        const float factor = row[i * step];
 #pragma unroll
         for (int c = 0; c < Group; ++c)
           part[c] = fmaf(factor, to_compute(load_one(x + offset[c] + i * o.stride[operand][1])), part[c]);

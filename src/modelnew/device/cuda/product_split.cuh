@@ -9,8 +9,14 @@
 
 namespace mn {
 
-// Both operands come in groups of 32 along k. A lane of the product kernel reads 4 neighbouring floats of the weight and
-// has them where its fragment wants k = {2q, 2q + 1, 2q + 8, 2q + 9} of a product of 16; x is permuted to match.
+// Both operands come in groups of 32 along k. Where the weight's rows are contiguous, a lane of the product kernel reads 4
+// neighbouring floats of one and has them where its fragment wants k = {2q, 2q + 1, 2q + 8, 2q + 9} of a product of 16; x
+// is permuted to match. Where it lies `across`, its columns along n contiguous, fragments and x are in k's own order.
+#if defined(MN_WEIGHT_ACROSS)
+inline constexpr bool weight_across = true;  // contiguous along n
+#else
+inline constexpr bool weight_across = false;  // along k
+#endif
 inline constexpr int product_group = 32;
 inline constexpr int most_exponent = 60;  // of a row's largest, either sign: scales and their products are normal
 
@@ -45,7 +51,7 @@ struct product_split {
   float* row_unit;
   int parts;       // blocks of a cluster, for one row
   const float* w;  // rows of the weight, whose units are looked for
-  int64_t w_rows, w_stride;
+  int64_t w_rows, w_stride;  // the stride that is not 1
   float *hints, *w_unit;
   uint32_t* counters;  // set to 0
   int64_t counted;
@@ -75,14 +81,15 @@ MN_FN bool too_wide(int64_t count) { return (count & 0xffffffff) * 64 > count >>
 inline constexpr int split_threads = 256;
 inline constexpr int split_held = 2;  // eights of a row that a thread keeps from finding the largest to splitting
 
-// The eight elements of one piece of high halves and one of low ones: pairs from four places of a group. The i-th eight
-// of a row is piece i % 4 of group i / 4.
+// The eight elements of one piece of high halves and one of low ones: pairs from four places of a group, or neighbours
+// (`weight_across`). The i-th eight of a row is piece i % 4 of group i / 4.
 template <class X>
 MN_FN void load_eight(const X* x, int64_t stride, int64_t i, int64_t size, bool pairs, float (&v)[8]) {
-  const int64_t first = i / 4 * product_group + i % 4 * 2;
+  const int64_t first = i / 4 * product_group + i % 4 * (weight_across ? 8 : 2);
+  constexpr int step = weight_across ? 2 : 8;
 #pragma unroll
   for (int q = 0; q < 4; ++q) {
-    const int64_t k = first + 8 * q;
+    const int64_t k = first + step * q;
     if (pairs && k + 2 <= size) {
       const vec<X, 2> two = load_aligned<X, 2>(x + k);
       v[2 * q] = to_compute(two.at[0]), v[2 * q + 1] = to_compute(two.at[1]);
@@ -195,6 +202,52 @@ MN_FN float look_through(const product_split<X>& s, int64_t row) {
   return too_wide(combine_lanes(sum<int64_t>{}, range, 32)) ? -largest : largest;
 }
 
+// The largest elements of 32 rows of a weight that lies across, one for each lane, by a block; as of one row.
+template <class X>
+MN_FN float look_across(const product_split<X>& s, int64_t row) {
+  constexpr int warps = split_threads / 32;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const float* w = s.w + (row < s.w_rows ? row : s.w_rows - 1);
+  int64_t* scratch = reinterpret_cast<int64_t*>(shared_memory()) + lane;
+  uint32_t most = 0;
+#pragma unroll 4
+  for (int64_t k = warp; k < s.size; k += warps) most = largest_bits::combine(most, magnitude(w[k * s.w_stride]));
+  __syncthreads();  // others have read what they combined here before
+  scratch[warp * 32] = most;
+  __syncthreads();
+  for (int i = 0; i < warps; ++i) most = largest_bits::combine(most, static_cast<uint32_t>(scratch[i * 32]));
+  const float largest = bit_cast<float>(most), scale = most == 0 ? 1.0f : inverse_of(unit_of(largest));
+  int64_t range = 0;
+#pragma unroll 4
+  for (int64_t k = warp; k < s.size; k += warps) {
+    const float v[1] = {w[k * s.w_stride]};
+    range += count_range(v, scale);
+  }
+  __syncthreads();
+  scratch[warp * 32] = range;
+  __syncthreads();
+  range = 0;
+  for (int i = 0; i < warps; ++i) range += scratch[i * 32];
+  return most == 0 ? 1.0f : too_wide(range) ? -largest : largest;
+}
+
+MN_FN float unit_from(float hint) { return hint < 0.0f ? bounds<float>::nan : unit_of(hint); }
+
+// `find_unit` for 32 rows of a weight that lies across, by a block.
+template <class X>
+MN_FN void find_units_across(const product_split<X>& s, int64_t first) {
+  const int64_t row = first + threadIdx.x % 32;
+  const bool there = row < s.w_rows;
+  float hint = !there ? 1.0f : s.hints ? s.hints[row] : 0.0f;
+  const bool known = hint > 0.0f;
+  if (__syncthreads_or(!known)) {
+    const float found = look_across(s, row);
+    if (!known) hint = found;
+    if (s.hints && !known && threadIdx.x < 32) s.hints[row] = hint;
+  }
+  if (there && threadIdx.x < 32) s.w_unit[row] = unit_from(hint);
+}
+
 // What a row of the weight is divided by: from the hint, or from the row.
 template <class X>
 MN_FN void find_unit(const product_split<X>& s, int64_t row) {
@@ -204,7 +257,7 @@ MN_FN void find_unit(const product_split<X>& s, int64_t row) {
     hint = look_through(s, row);
     if (s.hints && lane == 0) s.hints[row] = hint;
   }
-  if (lane == 0) s.w_unit[row] = hint < 0.0f ? bounds<float>::nan : unit_of(hint);
+  if (lane == 0) s.w_unit[row] = unit_from(hint);
 }
 
 template <class X>
@@ -217,7 +270,11 @@ __global__ void __launch_bounds__(split_threads) product_split_rows(const __grid
   const int64_t rows = (s.rows + s.tile_rows - 1) / s.tile_rows * s.tile_rows;
   for (int64_t row = blockIdx.x / parts; row < rows; row += teams)
     split_row(s, row, blockIdx.x % parts, parts, round), round += 2;
-  for (int64_t row = thread / 32; row < s.w_rows; row += threads / 32) find_unit(s, row);
+  if constexpr (weight_across) {
+    for (int64_t row = int64_t(blockIdx.x) * 32; row < s.w_rows; row += gridDim.x * 32ll) find_units_across(s, row);
+  } else {
+    for (int64_t row = thread / 32; row < s.w_rows; row += threads / 32) find_unit(s, row);
+  }
   if (parts > 1) cluster_group::barrier();  // nobody leaves while others still write to its scratch
 }
 

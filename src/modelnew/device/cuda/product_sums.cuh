@@ -98,8 +98,16 @@ MN_FN void bring_stage(const CUtensorMap& w, const unsigned char* x, const produ
   sm90::barrier_wait(ring.empty(), ring.phase ^ 1);
   sm90::barrier_expect(ring.full(), layout::stage_bytes);
 #pragma unroll
-  for (int g = 0; g < groups_per_stage; ++g)
-    sm90::load_box(ring.base + ring.offset(g), w, ring.full(), (k + g) * product_group, w_row, pass);
+  for (int g = 0; g < groups_per_stage; ++g) {
+    const uint32_t to = ring.base + ring.offset(g);
+    if constexpr (weight_across) {
+#pragma unroll
+      for (int n = 0; n < product_rows_per_block; n += 32)
+        sm90::load_box(to + n * product_group * 4, w, ring.full(), w_row + n, (k + g) * product_group, pass);
+    } else {
+      sm90::load_box(to, w, ring.full(), (k + g) * product_group, w_row, pass);
+    }
+  }
 #pragma unroll
   for (int g = 0; g < groups_per_stage; ++g)
     sm90::load_to_cluster<Cluster>(ring.base + ring.offset(g) + layout::w_bytes + first,
@@ -141,6 +149,15 @@ struct product_weight_rows {
   float scale[2];
   float largest[2] = {0.0f, 0.0f};
 
+  // The tile lies across: four pieces of 32 rows; in each, `row` runs along 128 bytes, swizzled, and k from those to the next.
+  MN_FN static float4 chunk_across(const unsigned char* w, int k, int row) {
+    const int pair = 2 * (threadIdx.x % 4);
+    const auto at = [&](int i) {
+      const int place = k + pair + i;
+      return *reinterpret_cast<const float*>(w + row / 32 * 4096 + place * 128 + ((row % 32 / 4) ^ (place & 7)) * 16 + row % 4 * 4);
+    };
+    return make_float4(at(0), at(1), at(8), at(9));
+  }
   MN_FN void split_chunk(const float4& v, int r, uint32_t (&high)[4], uint32_t (&low)[4]) {
     largest[r] = fmaxf(fmaxf(largest[r], fabsf(v.x)), fmaxf(fabsf(v.y), fmaxf(fabsf(v.z), fabsf(v.w))));
     const halves2 first = split(v.x * scale[r], v.y * scale[r]), second = split(v.z * scale[r], v.w * scale[r]);
@@ -152,6 +169,11 @@ struct product_weight_rows {
     const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4;
 #pragma unroll
     for (int s = 0; s < 2; ++s) {
+      if constexpr (weight_across) {
+        split_chunk(chunk_across(w, 16 * s, row), 0, to.high[s], to.low[s]);
+        split_chunk(chunk_across(w, 16 * s, row + 8), 1, to.high[s], to.low[s]);
+        continue;
+      }
       const unsigned char* at = w + row * 128 + ((2 * (lane % 4) + s) ^ (row & 7)) * 16;
       split_chunk(*reinterpret_cast<const float4*>(at), 0, to.high[s], to.low[s]);
       split_chunk(*reinterpret_cast<const float4*>(at + 8 * 128), 1, to.high[s], to.low[s]);
