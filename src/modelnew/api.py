@@ -413,7 +413,7 @@ def _compile_file(
     settings = [f"--set {name}={shlex.quote(str(value))}" for name, value in problem.overrides.items()]
     command = " ".join(["modelnew optimize", path.name, *settings, *([f"--dtype {dtype}"] if dtype else [])])
     command += "" if ours else " --precision ieee"
-    notes = told(contests)
+    notes = told(contests, onednn)
     origin = Origin(path.name, problem.source, command, modelnew.__version__, (tuple(args), dict(kwargs)), notes=notes)
     return _Compiled(problem, program, render_file(program, model, origin), "\n".join(seen), contests, notes)
 
@@ -483,7 +483,7 @@ def _timed(
         if row.seconds is None:
             lines.append(f"{row.name}: {row.note}")
         else:
-            speed = f", {row.ratio.value:.2f} × eager ({row.verdict})" if row.ratio else ""
+            speed = f", {row.ratio.value:.2f} × eager ({row.verdict})" if row.ratio and row.verdict else ""
             over = f", {row.over_floor:.2f} × the floor" if row.over_floor is not None else ""
             lines.append(f"{row.name}: {row.seconds * 1e3:.4g} ms{speed}{over}")
     return lines

@@ -27,12 +27,14 @@ def contested(
     return without(program, losers), list(contests.values())
 
 
-def told(contests: Sequence[Contest]) -> tuple[str, ...]:
-    """How it ended, for the reader of the file."""
-    lost = ", ".join(contest.name for contest in contests if contest.lost)
-    kept = ", ".join(contest.name for contest in contests if contest.verdict in ("faster", "same"))
-    lines = (
-        f"Kept by a measurement where this was written: {kept}.",
-        f"Left to PyTorch, which was faster there: {lost}.",
-    )
-    return tuple(line for line, names in zip(lines, (kept, lost), strict=True) if names)
+def told(contests: Sequence[Contest], onednn: Sequence[str] = ()) -> tuple[str, ...]:
+    """What was decided, for the reader of the file: names alone, so that figures do not change its bytes.
+
+    `onednn`: the products that oneDNN computes.
+    """
+    lists = {
+        "Kept by a measurement where this was written": [c.name for c in contests if c.ratio and not c.lost],
+        "Left to PyTorch, which was faster there": [c.name for c in contests if c.lost],
+        "Products left to oneDNN, which was faster than PyTorch's own there": onednn,
+    }
+    return tuple(f"{what}: {', '.join(names)}." for what, names in lists.items() if names)

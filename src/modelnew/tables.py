@@ -16,6 +16,7 @@ COMPARE_COLUMNS = ("variant", "old", "new", "speed, new against old", "95 % inte
 BENCH_COLUMNS = (
     *("variant", "median", "speed", "95 % interval", "verdict", "÷ floor", "error", "first call", "memory", "note"),
 )
+_MANY_TIMES = 1e6
 FOLDER_COLUMNS = ("task", "eager", "modelnew", "speed", "95 % interval", "verdict", "÷ floor", "note")
 
 
@@ -53,7 +54,7 @@ def bench_cells(row: Row) -> tuple[str, ...]:
         row.name,
         time(row.seconds),
         f"{ratio.value:.2f} ×" if ratio else "",
-        f"{ratio.low:.2f} to {ratio.high:.2f}" if ratio else "",
+        _interval(ratio.low, ratio.high) if ratio else "",
         row.verdict,
         f"{row.over_floor:.2f}" if row.over_floor is not None else "",
         f"{row.error:.0e}{against}" if row.error is not None else "",
@@ -71,13 +72,12 @@ def folder_cells(task: Mapping[str, Any]) -> tuple[str, ...]:
     eager, new = task["report"]["variants"][0], task["report"]["variants"][-1]
     if new["status"] != "timed":
         return (task["task"], time(eager["seconds"]), "failed", "", "", "", "", new["reason"])
-    high = "∞" if new["high"] is None else f"{new['high']:.2f}"
     return (
         task["task"],
         time(eager["seconds"]),
         time(new["seconds"]),
         f"{new['ratio']:.2f} ×",
-        f"{new['low']:.2f} to {high}",
+        _interval(new["low"], new["high"]),
         new["verdict"],
         f"{new['over_floor']:.2f}" if new["over_floor"] is not None else "",
         "faster than the hardware allows: not believed" if new["impossible"] else "",
@@ -102,9 +102,14 @@ def compare_cells(change: Change) -> tuple[str, ...]:
     name = f"{change.measurement}: {change.variant}" if change.measurement else change.variant
     if change.ratio is None or change.new_s is None:
         return (name, time(change.old_s), "", "", "", change.reason or "not comparable")
-    interval = f"{change.low:.2f} to {change.high:.2f}"
-    verdict = "slower" if change.regressed else "as fast"
-    return (name, time(change.old_s), time(change.new_s), f"{change.ratio:.2f} ×", interval, verdict)
+    interval = _interval(change.low, change.high)
+    return (name, time(change.old_s), time(change.new_s), f"{change.ratio:.2f} ×", interval, change.verdict)
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    """ "0.98 to 1.02"; an end so far out that it only says that there were too few samples is ∞."""
+    assert low is not None
+    return f"{low:.2f} to {'∞' if high is None or high > _MANY_TIMES else f'{high:.2f}'}"
 
 
 def time(seconds: float) -> str:

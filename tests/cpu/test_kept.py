@@ -116,3 +116,21 @@ def test_the_file_and_its_report_say_what_was_kept(verdict, tmp_path, monkeypatc
     assert hasattr(space["ModelNew"], "kernels") == (verdict == "faster")
     unmeasured = api.optimize_file(FOLDER / "softmax.py", output=tmp_path / "plain.py", bench=False, **options)
     assert "measurement" not in unmeasured.output.read_text()
+
+
+def test_bytes_depend_on_what_was_decided_and_not_on_figures(tmp_path, monkeypatch):
+    """The names of what was kept, left, or given to oneDNN are in the file; times, ratios and verdicts are not."""
+    monkeypatch.setattr(api, "_timed", lambda *args: [])
+    options = {"overrides": SMALL["linear_sigmoid_sum"], "device": "cpu", "check": False}
+
+    def written(number, ratio, verdict, products):
+        monkeypatch.setattr(kept, "contest", lambda name, *_: Contest(name, ratio, verdict))
+        monkeypatch.setattr(api, "faster_products", lambda captured: products)
+        path = tmp_path / str(number) / "new.py"
+        path.parent.mkdir()
+        return api.optimize_file(FOLDER / "linear_sigmoid_sum.py", output=path, **options).output.read_text()
+
+    fast = written(1, Ratio(2.0, 1.9, 2.1), "faster", ["linear"])
+    assert fast == written(2, Ratio(1.01, 0.9, 1.1), "ambiguous", ["linear"])
+    assert "Products left to oneDNN, which was faster than PyTorch's own there: linear." in fast
+    assert fast != written(3, Ratio(2.0, 1.9, 2.1), "faster", [])

@@ -21,6 +21,7 @@ from modelnew.bench.report import Report, Row
 from modelnew.bench.stats import Ratio
 from modelnew.bench.sweep import parse_sweep, sweep
 from modelnew.errors import BenchError, MemoryShortError, OutputError, UsageError
+from modelnew.tables import compare_cells
 
 MACHINE = {"name": "A machine, 2 cores", "torch": "2.13.0", "python": "3.11"}
 
@@ -70,6 +71,34 @@ def test_regressions_are_beyond_threshold_and_interval(old: float, new: float, h
     assert change.ratio == pytest.approx(new / old)
     assert found.same_machine
     json.dumps(found.as_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("new", "half", "verdict"),
+    [
+        (2.0, 0.001, "as fast"),
+        (1.94, 0.001, "as fast"),  # certainly slower, but by less than the threshold
+        (2.0, 0.04, "ambiguous"),  # it may be 5 % slower
+        (2.0, 0.99, "ambiguous"),
+        (1.8, 0.15, "ambiguous"),
+        (1.8, 0.01, "slower"),
+        (2.4, 0.01, "faster"),
+        (2.4, 0.30, "ambiguous"),
+    ],
+)
+def test_what_comparing_says(new: float, half: float, verdict: str) -> None:
+    (change,) = compare(report(2.0, half).as_dict(), report(new, half).as_dict(), 0.05).changes
+    assert change.verdict == verdict
+    assert compare_cells(change)[-1] == verdict
+    assert change.as_dict()["verdict"] == verdict
+    assert change.regressed == (verdict == "slower")
+
+
+def test_an_interval_without_an_upper_end_is_ambiguous_and_readable() -> None:
+    now = report(2.0).as_dict()
+    now["variants"][1].update(low=0.0, high=None)  # type: ignore[index]
+    (change,) = compare(report(2.0).as_dict(), now).changes
+    assert change.verdict == "ambiguous" and compare_cells(change)[4] == "0.00 to ∞"
 
 
 def test_what_fails_now_has_regressed_and_what_is_gone_has_not() -> None:

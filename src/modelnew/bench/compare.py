@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from modelnew.bench.documents import Document, measurements
 from modelnew.errors import BenchError
 
+SLOWER = "slower"
+
 
 @dataclass(frozen=True)
 class Change:
     """One variant. ratio: new speed / old speed (below 1: slower), inside [low, high] at 95 % confidence.
 
     Speeds are those against the baseline of the same run, so that a busier or slower machine is not taken for a change.
+    verdict: "slower" by more than the threshold and beyond the interval, which is a regression, as a failure now is;
+    "faster", likewise; "as fast": the whole interval lies within the threshold; "ambiguous": none of these can be said.
     `reason` is set when the variant cannot be compared because the new run has no time for it.
     """
 
@@ -27,6 +31,7 @@ class Change:
     high: float | None
     regressed: bool
     reason: str = ""
+    verdict: str = ""
 
     def as_dict(self) -> dict[str, object]:
         return dict(vars(self))
@@ -82,11 +87,19 @@ def _change(label: str, old: Mapping[str, object], new: Mapping[str, object] | N
         return Change(label, name, old_s, None, None, None, None, regressed=new is not None, reason=reason)
     centre = math.log(_number(new["ratio"]) / _number(old["ratio"]))
     half = math.hypot(_half_width(old), _half_width(new))
-    high = math.exp(min(centre + half, 700.0))
-    regressed = math.exp(centre) < 1 - threshold and high < 1
-    return Change(
-        label, name, old_s, _number(new["seconds"]), math.exp(centre), math.exp(centre - half), high, regressed
-    )
+    ratio, low, high = math.exp(centre), math.exp(centre - half), math.exp(min(centre + half, 700.0))
+    verdict = _verdict(ratio, low, high, threshold)
+    new_s = _number(new["seconds"])
+    return Change(label, name, old_s, new_s, ratio, low, high, regressed=verdict == SLOWER, verdict=verdict)
+
+
+def _verdict(ratio: float, low: float, high: float, threshold: float) -> str:
+    slowest, fastest = 1 - threshold, 1 / (1 - threshold)
+    if ratio < slowest and high < 1:
+        return SLOWER
+    if ratio > fastest and low > 1:
+        return "faster"
+    return "as fast" if slowest <= low and high <= fastest else "ambiguous"
 
 
 def _half_width(variant: Mapping[str, object]) -> float:

@@ -122,7 +122,7 @@ def bench_folder(
 
 def _tasks(folder: Path, results: Path, overrides: Mapping[str, str]) -> list[Task]:
     tasks: list[Task] = []
-    used: set[str] = set()
+    there: dict[str, None] = {}  # every constant of every file, in order
     for path in sorted(folder.glob("*.py")):
         try:
             source = reference.read(path)
@@ -131,14 +131,19 @@ def _tasks(folder: Path, results: Path, overrides: Mapping[str, str]) -> list[Ta
         if "get_inputs" not in source and source:
             continue
         known = constants.constants(source) if source else {}
+        there |= dict.fromkeys(known)
         mine = {name: value for name, value in overrides.items() if name in known}
-        used |= mine.keys()
         tasks.append(Task(path, mine, results))
     if not tasks:
         raise BenchError("there is no reference file in this folder", doing="timing a folder", on=str(folder))
-    for name in overrides:
-        if name not in used:
-            raise UsageError(f"no file of the folder has a constant {name}", doing=f"setting {name}", on=str(folder))
+    for name, value in overrides.items():
+        if name not in there:
+            raise UsageError(
+                f"no file of the folder has a constant {name}",
+                doing=f"setting {name}={value}",
+                on=str(folder),
+                hint=f"Their constants: {', '.join(there) or 'none'}.",
+            )
     return tasks
 
 

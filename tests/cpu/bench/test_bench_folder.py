@@ -107,7 +107,7 @@ def test_folders_and_overrides_that_make_no_sense(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="no reference file"):
         run(folder, {})
     (folder / "good.py").write_text(MODEL.format(forward="torch.sigmoid(x)"))
-    with pytest.raises(UsageError, match="constant width"):
+    with pytest.raises(UsageError, match=r"constant width(.|\n)*Their constants: size\."):
         run(folder, {"width": "8"})
 
 
