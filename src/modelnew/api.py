@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +13,6 @@ import torch
 from torch import nn
 
 import modelnew
-from modelnew import reference as reference_file
 from modelnew.bench import bench_file as time_file
 from modelnew.bench import bench_modules, floor, machine
 from modelnew.bench.compare import Comparison, compare
@@ -24,7 +21,6 @@ from modelnew.bench.documents import read as read_document
 from modelnew.bench.floor import Floor
 from modelnew.bench.folder import FolderReport
 from modelnew.bench.folder import bench_folder as time_folder
-from modelnew.bench.kernels import Contest
 from modelnew.bench.page import page
 from modelnew.bench.plot import draw
 from modelnew.bench.plot import require_drawing as require_drawing
@@ -35,20 +31,18 @@ from modelnew.check import check_files as judge_files
 from modelnew.check import check_module, junit
 from modelnew.check.report import Report as CheckReport
 from modelnew.compiler import LiveModule, Program, compile_source, with_products
-from modelnew.errors import BenchError, BuildError, MemoryShortError, UsageError
+from modelnew.drafts import Draft, Finished, on_tensor_cores, require_compiler
+from modelnew.errors import BenchError, MemoryShortError, UsageError
 from modelnew.explain import Explanation, work_of
-from modelnew.kept import contested, told
 from modelnew.live import live_origin, load_source, wrap
 from modelnew.outputs import rejected_name, report_name, write
 from modelnew.problem import Problem
-from modelnew.render.file import Origin, render_file
-from modelnew.runtime.toolchain import BuildFailure, find_tools
+from modelnew.render.file import render_file
 from modelnew.targets import device_named, dtype_text
 
 Progress = Callable[[str], None]
+FOLDER_LIMIT_S = 1800.0
 OPTIMIZE_BUDGET_S = 10.0  # seconds of timing in `optimize`, which is asked for a file and not for figures
-PRECISIONS = ("fp32", "ieee")
-PASSES = ("capture", "rewrite", "partition", "lower", "forward", "program")
 
 
 def _quiet(text: str) -> None:
@@ -101,7 +95,7 @@ def optimize(model: nn.Module, *inputs: object, precision: str = "fp32") -> nn.M
         raise UsageError(
             f"optimize takes a module, not a {type(model).__name__}", hint="modelnew.optimize(model, *inputs)"
         )
-    ours = _on_tensor_cores(precision)
+    ours = on_tensor_cores(precision)
     program = compile_source(LiveModule(model, inputs))
     program = with_products(program, frozenset(faster_products(program.captured)), ours=ours)
     return wrap(model, load_source(render_file(program, model, live_origin(model)), type(model)))
@@ -137,17 +131,6 @@ def explain(model: nn.Module, *inputs: object) -> Explanation:
     return Explanation(program, None, render_file(program, model, live_origin(model)), with_source=True)
 
 
-class _ProblemSource:
-    """A reference file, as the compiler takes it."""
-
-    def __init__(self, problem: Problem, device: str, dtype: str | None) -> None:
-        self.problem, self.device, self.dtype = problem, device, dtype
-
-    def abstract(self, dtype: torch.dtype | None = None) -> tuple[nn.Module, list[Any]]:
-        found = self.problem.abstract(device=self.device, dtype=dtype or self.dtype)
-        return found.model, found.inputs
-
-
 def optimize_file(
     path: Path,
     *,
@@ -166,16 +149,36 @@ def optimize_file(
     precision: as `optimize` takes it.
     """
     place = str(device_named(device))
-    compiled = _compile_file(path, overrides, place, dtype, show, progress, measure=bench, precision=precision)
-    problem, program, text, shown = compiled.problem, compiled.program, compiled.text, compiled.shown
-    report: dict[str, Any] = {"schema": "modelnew.optimize/1", "modelnew": modelnew.__version__, "reference": path.name}
+    draft = Draft(path, overrides, place, dtype, progress, show=show, precision=precision)
+    return judge_and_write(
+        draft.finish(progress, measure=bench), output, place, dtype, check=check, bench=bench, progress=progress
+    )
+
+
+def judge_and_write(
+    finished: Finished,
+    output: Path,
+    place: str,
+    dtype: str | None,
+    *,
+    check: bool,
+    bench: bool,
+    progress: Progress = _quiet,
+) -> OptimizeResult:
+    """What `optimize_file` does with a finished text."""
+    problem, program, text, shown = finished.problem, finished.program, finished.text, finished.shown
+    report: dict[str, Any] = {
+        "schema": "modelnew.optimize/1",
+        "modelnew": modelnew.__version__,
+        "reference": problem.path.name,
+    }
     work = work_of(program)
     report["work"] = {"bytes_read": work.bytes_read, "bytes_written": work.bytes_written, "flops": dict(work.flops)}
-    report["kernels"] = [contest.as_dict() for contest in compiled.contests]
-    summary = [*([shown] if shown else []), *_fused(program), *compiled.notes]
+    report["kernels"] = [contest.as_dict() for contest in finished.contests]
+    summary = [*([shown] if shown else []), *_fused(program), *finished.notes]
     built = program.kernels or (program.products and place.startswith("cuda"))
     if built and (check or bench):
-        _require_compiler(place)
+        require_compiler(place)
     with tempfile.TemporaryDirectory(prefix="modelnew-") as folder:
         candidate = Path(folder) / output.name
         write(candidate, text)
@@ -206,9 +209,9 @@ def explain_file(
 ) -> Explanation:
     """What `optimize_file` would write, with the floor at the device's own measured rates; the model is not run."""
     place = str(device_named(device))
-    compiled = _compile_file(path, overrides, place, dtype, show, progress)
+    finished = Draft(path, overrides, place, dtype, progress, show=show).finish(progress, measure=False)
     progress("measuring what the machine can do")
-    return Explanation(compiled.program, _floor(compiled.program, place), compiled.text, compiled.shown, source)
+    return Explanation(finished.program, _floor(finished.program, place), finished.text, finished.shown, source)
 
 
 def check_files(
@@ -252,12 +255,16 @@ def bench_file(
     dtype: str | None = None,
     baselines: Sequence[str] = ("torch.compile",),
     budget_s: float = 20.0,
+    looks: int = 2,
     progress: Progress = _quiet,
 ) -> TimedFile:
-    """Times the candidates, or the file that `optimize_file` would write, against eager and other baselines."""
+    """Times the candidates, or the file that `optimize_file` would write, against eager and other baselines.
+
+    looks: 2 measures for as long again where a verdict is open after the budget.
+    """
     place = str(device_named(device))
-    compiled = _compile_file(path, overrides, place, dtype, None, progress, measure=not candidates)
-    problem, program, text = compiled.problem, compiled.program, compiled.text
+    finished = Draft(path, overrides, place, dtype, progress).finish(progress, measure=not candidates)
+    problem, program, text = finished.problem, finished.program, finished.text
     with tempfile.TemporaryDirectory(prefix="modelnew-") as folder:
         if not candidates:
             candidates = [Path(folder) / f"{path.stem}_new.py"]
@@ -269,6 +276,7 @@ def bench_file(
             dtype=dtype,
             baselines=baselines,
             budget_s=budget_s,
+            looks=looks,
             work=work_of(program),
             progress=progress,
         )
@@ -294,26 +302,23 @@ def bench_folder(
     dtype: str | None = None,
     baselines: Sequence[str] = ("torch.compile",),
     budget_s: float = 20.0,
+    limit_s: float = FOLDER_LIMIT_S,
     progress: Progress = _quiet,
 ) -> FolderReport:
     """Optimises, checks and times every reference file of a folder; goes on where an earlier call was interrupted.
 
     results: where what is done is kept; None: `NAME_bench` in the working directory. overrides: for the files that have
-    the constant. budget_s: seconds of timing for each file. Raises BenchError, UsageError.
+    the constant. budget_s: seconds of timing for each file. limit_s: seconds after which a file is given up, in building
+    and again in timing. Raises BenchError, UsageError.
     """
     place = str(device_named(device))
-
-    def command(path: Path, values: Mapping[str, str], output: Path) -> list[str]:
-        options = [f"--set={name}={value}" for name, value in values.items()]
-        options += [f"--dtype={dtype}"] if dtype else []
-        fixed = [f"--output={output}", f"--device={place}", "--no-bench", "--force"]
-        return [sys.executable, "-m", "modelnew", "optimize", str(path), *fixed, *options]
 
     return time_folder(
         folder,
         results or Path(f"{folder.resolve().name}_bench"),
         overrides=overrides or {},
-        optimise=command,
+        command="modelnew.task",
+        limit_s=limit_s,
         device=place,
         dtype=dtype,
         baselines=baselines,
@@ -323,13 +328,19 @@ def bench_folder(
 
 
 def measure(
-    path: Path, candidates: Sequence[Path], *, swept: str | None = None, results: Path | None = None, **options: Any
+    path: Path,
+    candidates: Sequence[Path],
+    *,
+    swept: str | None = None,
+    results: Path | None = None,
+    limit_s: float = FOLDER_LIMIT_S,
+    **options: Any,
 ) -> Measurement:
     """What the command `bench` does: `bench_file`, `sweep_file` where `swept` is given, `bench_folder` for a folder."""
     if path.is_dir():
         if candidates or swept:
             raise UsageError("a folder takes no NEW.py and no --sweep", doing="timing a folder", on=str(path))
-        folder = bench_folder(path, results=results, **options)
+        folder = bench_folder(path, results=results, limit_s=limit_s, **options)
         return Measurement(folder.as_dict(), [], folder.accepted, sources=folder.sources)
     if swept is not None:
         found = sweep_file(path, swept, candidates=candidates, **options)
@@ -357,85 +368,6 @@ def save_measurement(
 def compare_files(old: Path, new: Path, *, threshold: float) -> Comparison:
     """What became slower between two measurements, by more than `threshold` (a share). Raises BenchError."""
     return compare(read_document(old), read_document(new), threshold)
-
-
-@dataclass(frozen=True)
-class _Compiled:
-    """`shown`: what --show asked to see. `contests`: kernels that were timed, with `notes` of how that ended."""
-
-    problem: Problem
-    program: Program
-    text: str
-    shown: str
-    contests: Sequence[Contest]
-    notes: tuple[str, ...]
-
-
-def _compile_file(
-    path: Path,
-    overrides: Mapping[str, object] | None,
-    device: str,
-    dtype: str | None,
-    show: str | None,
-    progress: Progress,
-    *,
-    measure: bool = False,
-    precision: str = "fp32",
-) -> _Compiled:
-    """measure: let a measurement say which kernels are kept, and which library computes a product."""
-    if show is not None and show not in (*PASSES, "all"):
-        raise UsageError(
-            f"there is no pass {show!r}", doing="reading --show", hint=f"Choose from {', '.join(PASSES)}, all."
-        )
-    progress(f"reading {path.name}")
-    problem = Problem.load(path, overrides)
-    source = _ProblemSource(problem, device, dtype)
-    seen: list[str] = []
-
-    def keep(name: str, value: object) -> None:
-        progress(f"compiling: {name}")
-        if show in (name, "all"):
-            seen.append(f"== {name}\n{value}")
-
-    ours = _on_tensor_cores(precision)
-    program = compile_source(source, keep)
-    contests: list[Contest] = []
-    if measure and program.kernels:
-        _require_compiler(device)
-        program, contests = contested(program, source.abstract()[0], device, progress)
-    onednn: list[str] = []
-    if measure and device == "cpu":
-        progress("measuring products")
-        onednn = faster_products(program.captured)
-    program = with_products(program, frozenset(onednn), ours=ours)
-    model, _ = source.abstract()
-    args, kwargs = reference_file.constructor_arguments(problem.path, problem.module)
-    settings = [f"--set {name}={shlex.quote(str(value))}" for name, value in problem.overrides.items()]
-    command = " ".join(["modelnew optimize", path.name, *settings, *([f"--dtype {dtype}"] if dtype else [])])
-    command += "" if ours else " --precision ieee"
-    notes = told(contests, onednn)
-    origin = Origin(path.name, problem.source, command, modelnew.__version__, (tuple(args), dict(kwargs)), notes=notes)
-    return _Compiled(problem, program, render_file(program, model, origin), "\n".join(seen), contests, notes)
-
-
-def _on_tensor_cores(precision: str) -> bool:
-    if precision not in PRECISIONS:
-        choice = ", ".join(PRECISIONS)
-        raise UsageError(
-            f"there is no precision {precision!r}", doing="reading the precision", hint=f"Choose from {choice}."
-        )
-    return precision == "fp32"
-
-
-def _require_compiler(device: str) -> None:
-    """Raises BuildError where the kernels could not be built at all: that is no verdict on them."""
-    try:
-        find_tools("cuda" if device.startswith("cuda") else "cpu")
-    except BuildFailure as failure:
-        problem, _, fix = str(failure).partition("\n  hint: ")
-        hint = "`modelnew doctor` says more; --no-check --no-bench writes the file without building it."
-        hint = f"{fix[0].upper()}{fix[1:]}. {hint}" if fix else hint
-        raise BuildError(problem, doing="looking for the compiler", hint=hint) from None
 
 
 def _fused(program: Program) -> list[str]:

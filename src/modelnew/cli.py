@@ -192,6 +192,9 @@ def bench(
         Path | None,
         typer.Option(metavar="DIR", help="For a folder: where what is done is kept; NAME_bench here if not given."),
     ] = None,
+    limit: Annotated[
+        float, typer.Option(metavar="SECONDS", help="For a folder: after this long a file is given up.")
+    ] = 1800.0,
     as_json: Json = False,
 ) -> None:
     """Time each ModelNew against eager PyTorch, torch.compile and the time the hardware cannot beat. Exit 1: one could
@@ -211,6 +214,7 @@ def bench(
             dtype=dtype,
             baselines=baseline or ["torch.compile"],
             budget_s=budget,
+            limit_s=limit,
             progress=progress,
         )
         api.save_measurement(found, csv=csv, plot=plot, html=html)

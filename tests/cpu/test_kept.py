@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modelnew import api, kept
+from modelnew import api, drafts, kept
 from modelnew.bench.kernels import Contest, contest
 from modelnew.bench.stats import Ratio
 from modelnew.compiler import compile_module, originals, without
@@ -125,7 +125,7 @@ def test_bytes_depend_on_what_was_decided_and_not_on_figures(tmp_path, monkeypat
 
     def written(number, ratio, verdict, products):
         monkeypatch.setattr(kept, "contest", lambda name, *_: Contest(name, ratio, verdict))
-        monkeypatch.setattr(api, "faster_products", lambda captured: products)
+        monkeypatch.setattr(drafts, "faster_products", lambda captured: products)
         path = tmp_path / str(number) / "new.py"
         path.parent.mkdir()
         return api.optimize_file(FOLDER / "linear_sigmoid_sum.py", output=path, **options).output.read_text()

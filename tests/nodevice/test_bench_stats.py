@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from modelnew.bench.stats import Ratio, estimate, noise_floor, t_quantile, verdict
+from modelnew.bench.stats import Ratio, estimate, is_open, noise_floor, t_quantile, verdict
 
 
 def ratio(value: float, half_width: float) -> Ratio:
@@ -71,6 +71,7 @@ def test_few_samples_give_wide_intervals() -> None:
         (1.00, 0.05, 0.01, "ambiguous"),
         (1.10, 0.20, 0.01, "ambiguous"),
         (1.03, 0.01, 0.05, "same"),  # clear, but below what the original shows against itself
+        (1.03, 0.01, 0.60, "ambiguous"),  # with such noise nothing can be said
         (1.005, 0.001, 0.01, "same"),  # clear, but below one percent
         (math.inf, math.inf, 0.01, "ambiguous"),
     ],
@@ -86,7 +87,51 @@ def test_noise_floor_never_goes_below_one_percent() -> None:
 
 
 @pytest.mark.parametrize(
-    ("freedom", "expected"), [(1, 12.706), (4, 2.776), (20, 2.086), (30, 2.042), (60, 2.000), (10**6, 1.960)]
+    ("freedom", "expected"), [(1, 12.706), (4, 2.776), (20, 2.086), (30, 2.042), (60, 2.000), (1000, 1.9623)]
 )
 def test_t_quantiles(freedom: int, expected: float) -> None:
-    assert t_quantile(freedom) == pytest.approx(expected, rel=3e-3)
+    assert t_quantile(freedom) == pytest.approx(expected, rel=3e-4)
+
+
+@pytest.mark.parametrize(("freedom", "expected"), [(1, 25.452), (2, 6.205), (7, 2.841), (15, 2.490)])
+def test_t_quantiles_of_another_level(freedom: int, expected: float) -> None:
+    assert t_quantile(freedom, 0.025) == pytest.approx(expected, rel=3e-4)
+
+
+def test_rounds_that_a_neighbour_spoils_do_not_move_the_ratio() -> None:
+    rng = random.Random(4)
+    spoiled = [
+        [[rng.gauss(0.05, 0.02) if rng.random() < 0.8 else rng.gauss(0, 0.5) for _ in range(5)] for _ in range(3)]
+        for _ in range(8)
+    ]
+    found = estimate(spoiled)
+    assert math.log(found.value) == pytest.approx(0.05, abs=0.01)
+    assert found.half_width < 0.03
+
+
+def test_two_looks_at_equal_variants_claim_no_more_than_one_in_twenty() -> None:
+    """What is measured again because its verdict was open gets a second chance to be wrong: each look takes half the
+    level."""
+    rng = random.Random(5)
+    missed = 0
+    for _ in range(400):
+        first = launches(rng, 1.0, 0.01, 0.02)
+        both = [*first, *launches(rng, 1.0, 0.01, 0.02)]
+        missed += any(
+            abs(math.log(found.value)) > found.half_width for found in (estimate(first, 0.025), estimate(both, 0.025))
+        )
+    assert missed <= 0.05 * 400
+
+
+@pytest.mark.parametrize(
+    ("value", "half_width", "floor", "expected"),
+    [
+        (1.1, 0.02, 0.01, False),
+        (1.0, 0.005, 0.01, False),
+        (1.04, 0.05, 0.01, True),
+        (1.04, 0.01, 0.05, True),  # only the floor hides it
+        (1.0, 0.02, 0.05, False),
+    ],
+)
+def test_which_verdicts_more_samples_may_change(value: float, half_width: float, floor: float, expected: bool) -> None:
+    assert is_open(ratio(value, half_width), floor) == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 from collections.abc import Callable, Sequence
@@ -14,9 +15,11 @@ from modelnew.bench.fleet import Nursery
 from modelnew.bench.floor import Work, floor
 from modelnew.bench.race import EAGER, Race
 from modelnew.bench.report import Report
-from modelnew.bench.variants import BASELINES
+from modelnew.bench.variants import BASELINES, prepared
 from modelnew.errors import UsageError
 from modelnew.problem import Problem
+
+_WORKERS = ("modelnew.bench.worker",)
 
 
 def bench_file(
@@ -29,7 +32,9 @@ def bench_file(
     budget_s: float = 20.0,
     seed: int | None = None,
     work: Work | None = None,
+    looks: int = 1,
     progress: Callable[[str], None] | None = None,
+    nursery: Nursery | None = None,
 ) -> Report:
     """Times optimised files and baselines against the original run eagerly, on the reference's own inputs, under
     `torch.no_grad()`.
@@ -39,6 +44,8 @@ def bench_file(
     dtype: fp64, fp32, fp16, bf16, or None for the file's own.
     budget_s: seconds for the timing itself; builds, compilation and the first set of processes come on top, and further
     sets take at most twice as long to set up: there are fewer where that does not do. Every block has at least a round.
+    looks: 2 measures for as long again where a file's verdict is open after the budget; both times the interval is then wider.
+    nursery: where workers come from, for a caller who has one.
     work: what the model has to do; with it the machine's rates are measured and every time is given as a multiple of
     the floor.
 
@@ -55,8 +62,9 @@ def bench_file(
     race = Race(
         problem, _entries(candidates, baselines), device, dtype, random.Random(seed), progress or (lambda text: None)
     )
-    with Nursery() as nursery:
-        race.run(nursery, budget_s)
+    race.looks = looks
+    with contextlib.nullcontext(nursery) if nursery else Nursery(*_WORKERS, *prepared(baselines, device)) as workers:
+        race.run(workers, budget_s)
     report = replace(race.report(seed), baselines=(EAGER, *baselines))
     if work is None:
         return report

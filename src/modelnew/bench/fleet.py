@@ -15,6 +15,7 @@ from time import perf_counter, sleep
 from types import TracebackType
 from typing import IO, Any
 
+from modelnew.bench import nursery
 from modelnew.bench.channel import Channel, Message
 from modelnew.bench.clock import waited_ns
 from modelnew.errors import BenchError
@@ -117,14 +118,22 @@ class Worker:
 
 
 class Nursery:
-    """Where workers come from: a process that has imported PyTorch and nothing else. A context manager; leaving it
-    ends all workers."""
+    """Where workers come from: see `nursery.run`. A context manager; leaving it ends all workers.
+
+    command: what follows `python -m`; the number of a socket is added.
+    """
+
+    def __init__(self, *command: str) -> None:
+        self._command = command
+        self._statuses: dict[int, int] = {}
+        self._asking = threading.Lock()  # workers load side by side
+        self._workers: list[Worker] = []
 
     def __enter__(self) -> Nursery:
         ours, theirs = socket.socketpair()
         path = os.pathsep.join([str(_PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "modelnew.bench.worker", str(theirs.fileno())],
+            [sys.executable, "-m", *self._command, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             env={**os.environ, "PYTHONPATH": path},
             stdin=subprocess.DEVNULL,
@@ -132,9 +141,6 @@ class Nursery:
         )
         theirs.close()
         self._end, self._channel = ours, Channel(ours)
-        self._statuses: dict[int, int] = {}
-        self._asking = threading.Lock()
-        self._workers: list[Worker] = []
         return self
 
     def __exit__(
@@ -149,7 +155,8 @@ class Nursery:
         """A fresh worker. Raises BenchError when the nursery is gone."""
         ours, theirs = socket.socketpair()
         log = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the worker)
-        with theirs:
+        answer: Message | None = None
+        with theirs, self._asking, contextlib.suppress(BrokenPipeError):
             socket.send_fds(self._end, [b"f"], [theirs.fileno(), log.fileno()])
             answer = self._channel.receive(120.0)
         if answer is None:
@@ -162,7 +169,7 @@ class Nursery:
 
     def wait(self, pid: int) -> int:
         """How a worker that has ended did end, as `os.waitpid` says it."""
-        with self._asking:  # workers load side by side
+        with self._asking:
             if pid not in self._statuses:
                 self._end.sendall(b"w" + pid.to_bytes(8, "little"))
                 answer = self._channel.receive(30.0)
@@ -173,3 +180,41 @@ class Nursery:
         for worker in self._workers:
             worker.end()
         self._workers.clear()
+
+
+class ForkedNursery(Nursery):
+    """One made from this process, which must have loaded nothing but PyTorch and us so far: for a worker that times."""
+
+    def __enter__(self) -> Nursery:
+        from modelnew.bench.worker import (
+            Desk,
+        )  # not above: `python -m modelnew.bench.worker` must be the first to import it
+
+        ours, theirs = socket.socketpair()
+        self._pid = os.fork()
+        if self._pid == 0:
+            try:
+                nursery.end_with_parent()
+                _close_all_but(theirs.fileno())
+                nursery.run(theirs.detach(), Desk)
+            finally:
+                os._exit(0)
+        theirs.close()
+        self._end, self._channel = ours, Channel(ours)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end_workers()
+        self._end.close()
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+
+
+def _close_all_but(fd: int) -> None:
+    """A socket that a forked process keeps open would hide from its other end that this one has ended."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in (0, 1, 2, fd):
+            with contextlib.suppress(OSError):
+                os.close(int(name))

@@ -1,17 +1,18 @@
-"""A folder of reference files: each optimised, checked and timed, in processes of its own; resumed where it stopped.
+"""A folder of reference files: each optimised, checked and timed, in a process of its own; resumed where it stopped.
 
-First everything is built, on all cores; then everything is timed, one at a time: no build overlaps with a timed region.
+Some files at a time: first they are built, on all cores; then they are timed, one at a time. No build overlaps with a
+timed region.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import math
 import os
-import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +22,12 @@ import torch
 
 from modelnew import __version__, constants, reference
 from modelnew.bench.documents import FOLDER, Document
-from modelnew.errors import EXIT_GOOD, EXIT_NOT_MET, BenchError, ModelnewError, UsageError
-from modelnew.outputs import report_name
+from modelnew.bench.fleet import Nursery, VariantFailedError, Worker
+from modelnew.bench.variants import prepared
+from modelnew.errors import BenchError, ModelnewError, UsageError
 
-_ERROR = "error: "  # how the commands begin what they say of an error
 SPEEDS = (1.0, 1.5, 2.0)
-
-Commands = Callable[[Path, Mapping[str, str], Path], Sequence[str]]
+_BATCH = 8  # files whose processes are there at once, built and waiting to be timed
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,12 @@ def bench_folder(
     results: Path,
     *,
     overrides: Mapping[str, str],
-    optimise: Commands,
+    command: str,
     device: str,
     dtype: str | None,
     baselines: Sequence[str],
     budget_s: float,
+    limit_s: float,
     progress: Callable[[str], None],
 ) -> FolderReport:
     """Optimises, checks and times every reference file of `folder`.
@@ -100,24 +101,102 @@ def bench_folder(
     results: a folder that keeps what is done; a task that is there, made from the same text with the same options, is
         not done again.
     overrides: constant → value, applied to the files that have the constant.
-    optimise: (reference, overrides, output) → the command line that writes the optimised file and `OUTPUT.report.json`
-        beside it, with exit code 0 when it is accepted and 1 when it is not.
-    budget_s: seconds of timing per task.
-    Raises BenchError for a folder without reference files, UsageError for an override that no file has.
+    command: the module whose workers do a task: `modelnew.task`.
+    budget_s: seconds of timing per task. limit_s: seconds after which a task is given up, in each of its two parts.
+    Raises BenchError for a folder without reference files, or whose results another run is at work on; UsageError for an
+    override that no file has.
     """
     tasks = _tasks(folder, results, overrides)
-    results.mkdir(parents=True, exist_ok=True)
-    workers = max(1, len(os.sched_getaffinity(0)))
-    with ThreadPoolExecutor(workers) as pool:
-        done = pool.map(lambda task: _build(task, optimise, f"{device} {dtype}"), tasks)
-        for number, task in enumerate(done, 1):
-            progress(f"built {task.name} ({number} of {len(tasks)})")
-    rows = []
-    for number, task in enumerate(tasks, 1):
-        progress(f"timing {task.name} ({number} of {len(tasks)})")
-        rows.append(_row(task, device, dtype, baselines, budget_s))
+    options = {"device": device, "dtype": dtype}
+    timing = {**options, "baselines": list(baselines), "budget_s": budget_s}
+    rows: list[Document] = []
+    with _held(results), Nursery(command, *prepared(baselines, device)) as nursery:
+        for first in range(0, len(tasks), _BATCH):
+            runs = [_Run(task, nursery, options, timing, limit_s) for task in tasks[first : first + _BATCH]]
+            with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool:
+                for number, run in enumerate(pool.map(_Run.build, runs), len(rows) + 1):
+                    progress(f"built {run.task.name} ({number} of {len(tasks)})")
+            for run in runs:
+                progress(f"timing {run.task.name} ({len(rows) + 1} of {len(tasks)})")
+                rows.append(run.time())
     sources = {task.name: task.output.read_text() for task in tasks if task.output.exists()}
     return FolderReport(str(folder), tuple(rows), sources)
+
+
+@contextlib.contextmanager
+def _held(results: Path) -> Iterator[None]:
+    """The folder of results, for this run alone: another's would be in the way of its times, and of its files."""
+    results.mkdir(parents=True, exist_ok=True)
+    with (results / ".lock").open("w") as lock:  # the system lets go of it however this process ends
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BenchError(
+                "another run is at work on these results",
+                doing="timing a folder",
+                on=str(results),
+                hint="Wait for it, or name another folder with --results.",
+            ) from None
+        yield
+
+
+class _Run:
+    """A task on its way: what is kept of it is used; for the rest it has a process, from the build until it is timed."""
+
+    def __init__(self, task: Task, nursery: Nursery, options: Document, timing: Document, limit_s: float) -> None:
+        self.task, self._nursery, self._limit_s = task, nursery, limit_s
+        self._options, self._timing = options, timing
+        self._key = _key(task, json.dumps(options))
+        self._worker: Worker | None = None
+        self._verdict: Document = {}
+
+    def build(self) -> _Run:
+        """Writes the optimised file and its verdict, unless they are there."""
+        verdict = _kept(self.task.verdict, self._key)
+        if verdict is None or (verdict["accepted"] and not self.task.output.exists()):
+            self.task.output.unlink(missing_ok=True)  # of another text, or with other options
+            verdict = self._ask("build", self._options)
+            if verdict["accepted"] and not self.task.output.exists():
+                verdict = {"accepted": False, "reason": "its process wrote no file"}
+            if not verdict.pop("passing", False):
+                _keep(self.task.verdict, self._key, verdict)
+        self._verdict = verdict
+        return self
+
+    def time(self) -> Document:
+        """The row of the task."""
+        row: Document = {"task": self.task.name, **self._verdict, "report": None}
+        if self._verdict["accepted"]:
+            report = _kept(self.task.times, self._times_key())
+            row = {**row, "report": report} if report else {**row, **self._measure()}
+        if self._worker is not None:
+            self._worker.end()
+        return row
+
+    def _measure(self) -> Document:
+        """{accepted, reason, report}: a measurement may leave a kernel to PyTorch, which is a verdict of its own."""
+        answer = self._ask("time", self._timing)
+        verdict = {"accepted": answer["accepted"], "reason": answer["reason"]}
+        if answer.get("report"):
+            _keep(self.task.verdict, self._key, verdict)
+            _keep(self.task.times, self._times_key(), answer["report"])
+            return {**verdict, "report": answer["report"]}
+        return verdict  # not kept: the next run tries again
+
+    def _times_key(self) -> str:
+        return _key(self.task, json.dumps(self._timing) + self.task.output.read_text())
+
+    def _ask(self, do: str, options: Document) -> Document:
+        """What the task's process answers; where it does not come to that: {accepted, reason, passing: True}, for another run
+        may have more memory, or time."""
+        task = self.task
+        where = {"path": str(task.path), "overrides": dict(task.overrides), "output": str(task.output)}
+        try:
+            if self._worker is None or self._worker.ended:
+                self._worker = self._nursery.worker()
+            return self._worker.ask(do, timeout_s=self._limit_s, **where, **options)
+        except VariantFailedError as error:
+            return {"accepted": do == "time", "reason": str(error), "passing": True}
 
 
 def _tasks(folder: Path, results: Path, overrides: Mapping[str, str]) -> list[Task]:
@@ -165,74 +244,6 @@ def _keep(path: Path, key: str, result: Document) -> Document:
     part.write_text(json.dumps({"key": key, "result": result}, indent=1))
     part.replace(path)  # an interruption leaves the old result or the new one, never half of it
     return result
-
-
-def _build(task: Task, optimise: Commands, options: str) -> Task:
-    """Writes the optimised file and its verdict, unless they are there."""
-    key = _key(task, options)
-    kept = _kept(task.verdict, key)
-    if kept is None or (kept["accepted"] and not task.output.exists()):
-        command = optimise(task.path, task.overrides, task.output)
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-        accepted = done.returncode == EXIT_GOOD
-        reason = None if accepted else (_headline(task) if done.returncode == EXIT_NOT_MET else "") or _said(done)
-        _keep(task.verdict, key, {"accepted": accepted, "reason": reason})
-    return task
-
-
-def _headline(task: Task) -> str:
-    """The verdict in the report beside the optimised file; empty without one."""
-    return str(_report(task).get("check", {}).get("headline", ""))
-
-
-def _said(done: subprocess.CompletedProcess[str]) -> str:
-    """What a command's error says, or its last lines, as one line."""
-    lines = [line.strip() for line in (done.stderr.strip() or done.stdout.strip()).splitlines()]
-    errors = [i for i, line in enumerate(lines) if line.startswith(_ERROR)]
-    return "; ".join(lines[errors[-1] :] if errors else lines[-4:]).removeprefix(_ERROR)
-
-
-def _row(task: Task, device: str, dtype: str | None, baselines: Sequence[str], budget_s: float) -> Document:
-    key = _key(task, f"{device} {dtype}")
-    verdict = _kept(task.verdict, key) or {"accepted": False, "reason": "was not built"}
-    row: Document = {"task": task.name, **verdict, "report": None}
-    if not verdict["accepted"]:
-        return row
-    timed_key = _key(task, f"{device} {dtype} {list(baselines)} {budget_s} {task.output.read_text()}")
-    report = _kept(task.times, timed_key) or _time(task, timed_key, device, dtype, baselines, budget_s)
-    return {**row, "report": report} if "schema" in report else {**row, **report}
-
-
-def _time(task: Task, key: str, device: str, dtype: str | None, baselines: Sequence[str], budget_s: float) -> Document:
-    request = {
-        "path": str(task.path),
-        "overrides": dict(task.overrides),
-        "candidate": str(task.output),
-        "work": _kept_work(task),
-        "options": {"device": device, "dtype": dtype, "baselines": list(baselines), "budget_s": budget_s},
-    }
-    command = [sys.executable, "-m", "modelnew.bench.task", json.dumps(request)]
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path})
-    if done.returncode:
-        return {"reason": _said(done) or f"ended with code {done.returncode}"}
-    return _keep(task.times, key, json.loads(done.stdout.splitlines()[-1]))
-
-
-def _kept_work(task: Task) -> Document | None:
-    """Bytes and flops of the model, from the report beside the optimised file."""
-    work: Document | None = _report(task).get("work")
-    return work
-
-
-def _report(task: Task) -> Document:
-    """What the command that wrote the optimised file wrote beside it; empty where there is none."""
-    try:
-        report: Document = json.loads(report_name(task.output).read_text())
-    except (OSError, ValueError):
-        return {}
-    return report
 
 
 def _candidate(task: Document) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from modelnew.bench.documents import FOLDER, Document, measurements
+from modelnew.bench.documents import FOLDER, SWEEP, Document, measurements
 from modelnew.bench.plot import picture
 from modelnew.bench.report import caveats
 
@@ -43,6 +43,11 @@ def page(document: Document, *, explanation: str = "", sources: Mapping[str, str
         body += [_facts(found[0][1], whole=len(found) == 1), _svg(document)]
     if document["schema"] == FOLDER:
         body += _folder(document)
+    if document["schema"] == SWEEP:
+        missing = [
+            (f"{document['name']}={p['value']}", p["reason"] or "") for p in document["points"] if not p["report"]
+        ]
+        body += [_table(("not timed", "why"), missing)] if missing else []
     for label, report in found:
         if label:
             body += [f"<h2>{escape(label)}</h2>", _facts(report, whole=True) if len(found) > 1 else ""]
@@ -128,9 +133,9 @@ def _folder(document: Document) -> list[str]:
     lines = [*shares, f"geometric mean of accepted tasks: {mean:.2f}×" if mean else ""]
     if summary["slower"]:
         lines.append("slower than eager: " + ", ".join(summary["slower"]))
-    failed = [(task["task"], task["reason"] or "") for task in document["tasks"] if not task["accepted"]]
+    failed = [(task["task"], task["reason"] or "") for task in document["tasks"] if not task["report"]]
     body = ["<p>" + "<br>".join(escape(text) for text in lines if text) + "</p>"]
-    return body + ([_table(("not accepted", "why"), failed)] if failed else [])
+    return body + ([_table(("not accepted, or not timed", "why"), failed)] if failed else [])
 
 
 def _text(title: str, text: str, *, shown: bool) -> list[str]:

@@ -22,8 +22,11 @@ Axes = Any  # matplotlib is not always there
 COLOURS = ("#0080c0", "#d55e00", "#009e73", "#b06090", "#8a7f00", "#7a7a7a")
 _MARKERS = "osD^vP"
 _INK = "#010203"  # replaced by currentColor in SVG
-_STYLE = "<style>svg{color:#1f2328}@media (prefers-color-scheme: dark){svg{color:#e6edf3}}</style>"
+_STYLE = (  # color-scheme: alone in a window it stands on what the reader's scheme makes of an empty page
+    "<style>svg{color-scheme:light dark;color:#1f2328}@media (prefers-color-scheme: dark){svg{color:#e6edf3}}</style>"
+)
 FORMATS = (".svg", ".png")
+_LONGEST_NAME = 30
 
 
 def draw(document: Document, path: Path) -> None:
@@ -125,22 +128,37 @@ def _bars(axes: Axes, report: Document) -> None:
     longest = max(variant["seconds"] for variant in timed) * scale
     for place, variant in enumerate(report["variants"]):
         if variant["status"] != "timed":
-            axes.text(0.01 * longest, place, "failed", va="center", style="italic")
+            _beside(axes, place, "failed", style="italic")
             continue
         value = variant["seconds"] * scale
         axes.barh(place, value, color=colours[variant["name"]][0], height=0.62)
-        label = f"{value:.3g} {unit}" + (f"  ({variant['ratio']:.2f}×)" if place else "")
-        axes.text(value + 0.01 * longest, place, label, va="center")
+        _beside(axes, place, f"{_digits(value)} {unit}" + (f"  ({variant['ratio']:.2f}×)" if place else ""))
     label = f"time per call [{unit}], lower is better"
     if report["floor"]:
         floor = report["floor"]["seconds"] * scale
+        longest = max(longest, floor)
         axes.axvline(floor, color=COLOURS[-1], linestyle="--", linewidth=1.2)
-        label += f"; dashed: the floor, {floor:.3g} {unit}"
-    axes.set_yticks(range(len(report["variants"])), [variant["name"] for variant in report["variants"]])
+        label += f"; dashed: the floor, {_digits(floor)} {unit}"
+    axes.set_yticks(range(len(report["variants"])), [_short(variant["name"]) for variant in report["variants"]])
     axes.set_ylim(len(report["variants"]) - 0.5, -0.5)
-    axes.set_xlim(0, 1.3 * longest)
+    axes.set_xlim(0, 1.03 * longest)
     axes.set_xlabel(label)
     axes.set_title(f"{Path(report['subject']).name} on {report['machine']['name']}", loc="left", fontsize="medium")
+
+
+def _beside(axes: Axes, place: int, text: str, **style: str) -> None:
+    """Text to the right of the axes, where no line or bar crosses it."""
+    axes.text(1.015, place, text, transform=axes.get_yaxis_transform(), va="center", **style)
+
+
+def _digits(value: float) -> str:
+    """Three digits or, of larger numbers, all before the point: 0.0123, 4,060."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _short(name: str) -> str:
+    """A name that leaves room for the picture."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 13]}…{name[-12:]}"
 
 
 def _roofline(axes: Axes, report: Document) -> None:
@@ -155,13 +173,14 @@ def _roofline(axes: Axes, report: Document) -> None:
     axes.plot([left, ridge, right], roof, color=COLOURS[-1])
     for variant in _timed(report):
         colour, marker = _colours([v["name"] for v in report["variants"]])[variant["name"]]
-        axes.plot(here, flops / variant["seconds"] / 1e9, marker, color=colour, label=variant["name"], markersize=8)
+        rate = flops / variant["seconds"] / 1e9
+        axes.plot(here, rate, marker, color=colour, label=_short(variant["name"]), markersize=8)
     axes.set_xscale("log")
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     axes.set_ylim(10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high)))
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_major_formatter(lambda value, _: _digits(value))
     axes.set_xlabel("intensity [flop/byte]")
     axes.set_ylabel("rate [Gflop/s]")
     axes.set_title("roofline: the grey line is what this machine was measured to reach", loc="left", fontsize="medium")
@@ -177,12 +196,12 @@ def _bandwidth(axes: Axes, report: Document) -> None:
     colours = _colours([variant["name"] for variant in report["variants"]])
     for place, (variant, rate) in enumerate(zip(timed, rates, strict=True)):
         axes.barh(place, rate, color=colours[variant["name"]][0], height=0.62)
-        axes.text(rate + 0.01 * best, place, f"{rate:.3g} GB/s, {100 * rate / best:.0f} %", va="center")
+        _beside(axes, place, f"{_digits(rate)} GB/s, {100 * rate / best:.0f} %")
     axes.axvline(best, color=COLOURS[-1], linestyle="--", linewidth=1.2)
-    axes.set_yticks(range(len(timed)), [variant["name"] for variant in timed])
+    axes.set_yticks(range(len(timed)), [_short(variant["name"]) for variant in timed])
     axes.set_ylim(len(timed) - 0.5, -0.5)
-    axes.set_xlim(0, 1.35 * max(best, *rates))
-    axes.set_xlabel(f"useful bytes [GB/s], higher is better; dashed: the best rate measured, {best:.3g} GB/s")
+    axes.set_xlim(0, 1.03 * max(best, *rates))
+    axes.set_xlabel(f"useful bytes [GB/s], higher is better; dashed: the best rate measured, {_digits(best)} GB/s")
 
 
 def _curves(axes: Axes, document: Document) -> None:
@@ -197,16 +216,23 @@ def _curves(axes: Axes, document: Document) -> None:
             series.setdefault("floor", []).append((position, report["floor"]["seconds"]))
     unit, scale = _unit(max(seconds for curve in series.values() for _, seconds in curve))
     colours = _colours([name for name in series if name != "floor"]) | {"floor": (COLOURS[-1], "")}
-    for name, curve in series.items():
+    for number, (name, curve) in enumerate(series.items()):
         colour, marker = colours[name]
-        style = "--" if name == "floor" else "-"
-        axes.plot([p for p, _ in curve], [s * scale for _, s in curve], style, marker=marker, color=colour, label=name)
+        style = {
+            "linestyle": "--" if name == "floor" else "-",
+            "marker": marker,
+            "color": colour,
+            "label": _short(name),
+        }
+        larger = max(5, 10 - 2 * number)  # so that one which lies under another can be seen
+        axes.plot([p for p, _ in curve], [s * scale for _, s in curve], markersize=larger, **style)
     numeric = all(_is_number(value) for value, _ in points)
     if numeric and all(position > 0 for position in values):
         axes.set_xscale("log", base=2)
     axes.set_xticks(values, [value for value, _ in points])
     axes.minorticks_off()
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda value, _: _digits(value))
     axes.set_xlabel(document["name"])
     axes.set_ylabel(f"time per call [{unit}]")
     axes.set_title(Path(document["subject"]).name, loc="left", fontsize="medium")

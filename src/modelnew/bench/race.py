@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from modelnew.bench import allocator
+from modelnew.bench import allocator, stats
 from modelnew.bench.channel import Message
 from modelnew.bench.clocks import gpu_state
 from modelnew.bench.fleet import Nursery, VariantFailedError, Worker
@@ -58,33 +58,52 @@ class Race:
     load_before: float = field(default_factory=lambda: os.getloadavg()[0])  # processes that wanted a core just before
     isolated: bool = True
     looked_again: bool = True
+    looks: int = 1  # at the verdicts: while one is open, measuring goes on until there were so many
 
     def run(self, nursery: Nursery, budget_s: float) -> None:
         footprint = self.problem.footprint(device=self.device, dtype=self.dtype)
         self.problem.require_memory(footprint.peak, "timing", device=self.device, dtype=self.dtype)
         files = sum("file" in entry for entry in self.entries)
         self.isolated = (2 + files) * footprint.peak < 0.8 * footprint.free
-        processes, number, spent_s = PROCESSES[torch.device(self.device).type], 0, 0.0
-        while number < processes:
-            self.tell(f"starting process set {number + 1} of {processes}")
-            begun = monotonic()
+        most, number = PROCESSES[torch.device(self.device).type], 0
+        wanted, allowed_s, first_done = most, budget_s, 0.0
+        while number < wanted:
+            self.tell(f"starting process set {number + 1} of {wanted}")
             seats, setup_s = self._start(nursery)
             if number == 0:
-                processes = sets(processes, setup_s, budget_s)
+                most = wanted = sets(most, setup_s, budget_s)
                 self._measure_memory(seats)
                 if 3 * footprint.peak < 0.5 * footprint.free:
                     self._judge(nursery, seats)
-            else:
-                spent_s += monotonic() - begun
-            self._launch(seats, number, processes, budget_s / processes)
+            self._launch(seats, number, wanted, budget_s / most)
             nursery.end_workers()
             number += 1
-            if sets(2, spent_s, budget_s) < 2:  # it takes longer than the first set let hope
+            first_done = first_done or monotonic()
+            if sets(2, monotonic() - first_done, allowed_s) < 2:  # it takes longer than the first set let hope
                 break
+            if number == wanted and most > 1 and wanted < self.looks * most and self._is_open():
+                wanted, allowed_s = wanted + most, allowed_s + budget_s
+
+    def _is_open(self) -> bool:
+        """Whether more samples may change what is said of a file."""
+        noise = self._ratio(AGAIN)
+        floor = stats.noise_floor(noise) if noise else stats.LEAST_CLAIM
+        found = [self._ratio(entry["name"]) for entry in self.entries if "file" in entry]
+        return any(ratio is not None and stats.is_open(ratio, floor) for ratio in found)
+
+    def _ratio(self, name: str) -> stats.Ratio | None:
+        timed = name not in self.times.failed and self.times.seconds(name)
+        return stats.estimate(self.times.log_ratios(name, EAGER), self._level) if timed else None
+
+    @property
+    def _level(self) -> float:
+        """Every look is another chance to be wrong: they share what may be wrong."""
+        return stats.LEVEL / self.looks
 
     def report(self, seed: int) -> Report:
         protocol: Mapping[str, object] = {
             "outputs": "fresh",
+            "looks": self.looks,
             "isolation": "a process per file" if self.isolated else "one process: not enough memory for more",
             "outputs_checked_while_timed": self.looked_again,
             "load_before": self.load_before,
@@ -102,6 +121,7 @@ class Race:
             dtype=self.dtype,
             seed=seed,
             protocol=protocol,
+            level=self._level,
         )
 
     def _start(self, nursery: Nursery) -> tuple[list[RemoteSeat], float]:

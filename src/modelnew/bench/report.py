@@ -4,7 +4,7 @@ The document (`Report.as_dict`), schema "modelnew.bench/1"; times in seconds, si
 
     schema, subject, device, dtype, seed, threads     what was measured, and how
     machine    {name, torch, python, …}               see `machine.describe`
-    protocol   {processes, blocks, rounds, …}         how often; from `bench_file` also: outputs, isolation,
+    protocol   {processes, blocks, rounds, …}         how often; from `bench_file` also: outputs, looks, isolation,
                outputs_checked_while_timed, load_before (processes that wanted a core), gpu_clocks (`clocks.gpu_state`)
     noise      {ratio, low, high, floor}              the original against itself; nothing below `floor` is claimed
     floor      {seconds, bytes_read, …} or null       see `floor.Floor.as_dict`

@@ -14,30 +14,9 @@ from dataclasses import dataclass
 
 LEAST_CLAIM = 0.01  # no difference below 1 % is claimed, whatever the interval says
 
-# 97.5 % quantiles of Student's t for 1, 2, … degrees of freedom
-_T_975 = (
-    12.706,
-    4.303,
-    3.182,
-    2.776,
-    2.571,
-    2.447,
-    2.365,
-    2.306,
-    2.262,
-    2.228,
-    2.201,
-    2.179,
-    2.160,
-    2.145,
-    2.131,
-    2.120,
-    2.110,
-    2.101,
-    2.093,
-    2.086,
-)
-_Z_975 = 1.960
+MOST_SAME = 0.05  # a noise floor above this hides too much to call anything the same
+LEVEL = 0.05  # share of intervals that may miss the truth
+_TRIMMED = 0.15  # of the rounds, at either end: a neighbour's work is in some of them and not in others
 
 Launch = Sequence[Sequence[float]]  # the log ratios of one process: blocks × rounds
 
@@ -57,41 +36,63 @@ class Ratio:
         return math.log(self.high / self.low) / 2 if self.low > 0 else math.inf
 
 
-def t_quantile(freedom: int) -> float:
-    """97.5 % quantile of Student's t; within 0.3 % beyond the table."""
-    if freedom <= len(_T_975):
-        return _T_975[freedom - 1]
-    return _Z_975 + (_Z_975**3 + _Z_975) / (4 * freedom)
+def t_quantile(freedom: int, level: float = LEVEL) -> float:
+    """What Student's t of so many degrees of freedom exceeds, on either side, with probability `level`."""
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        angle = (low + high) / 2
+        low, high = (angle, high) if _t_within(angle, freedom) < 1 - level else (low, angle)
+    return math.tan(low) * math.sqrt(freedom)
 
 
-def _t_half_width(values: Sequence[float]) -> float:
-    if len(values) < 2:
+def _t_within(angle: float, freedom: int) -> float:
+    """Probability of |t| < tan(angle)·√freedom (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = freedom % 2
+    term = total = (cosine if odd else 1.0) * (freedom > 1)
+    for k in range(2 + odd, freedom - 1, 2):
+        term *= cosine * cosine * (k - 1) / k
+        total += term
+    return 2 / math.pi * (angle + sine * total) if odd else sine * total
+
+
+def _middle(values: Sequence[float]) -> float:
+    """Mean of what is left without the highest and the lowest of them."""
+    cut = int(_TRIMMED * len(values))
+    return statistics.fmean(sorted(values)[cut : len(values) - cut])
+
+
+def _half_width(groups: Sequence[Sequence[float]], level: float) -> float:
+    """Of the interval around the middle of all values: from what it moves when one group is left out (the jackknife).
+
+    A little wider than the jackknife has it, by √(n/(n - 1)): leaving out the extremes makes few groups fewer."""
+    if len(groups) < 2:
         return math.inf
-    return t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    count = len(groups)
+    without = [
+        _middle([v for other, group in enumerate(groups) if other != left_out for v in group])
+        for left_out in range(count)
+    ]
+    return t_quantile(count - 1, level) * math.sqrt(count - 1) * statistics.stdev(without)
 
 
-def estimate(launches: Sequence[Launch]) -> Ratio:
+def estimate(launches: Sequence[Launch], level: float = LEVEL) -> Ratio:
     """Ratio from paired log ratios log(baseline seconds / variant seconds), grouped by process and block.
 
-    Three processes or more: the mean of the processes' medians; the interval is the wider of the ones over processes
-    and over blocks.
-    Fewer: over blocks; fewer than three blocks: over rounds.
+    The middle of all rounds; the interval is the wider of the ones over processes, where there are three, and over blocks.
+    Fewer than three blocks: over rounds. level: share of such intervals that may miss the truth.
     Raises ValueError without any pair.
     """
-    blocks = [[statistics.median(rounds) for rounds in launch if rounds] for launch in launches]
-    blocks = [launch for launch in blocks if launch]
-    flat = [value for launch in blocks for value in launch]
-    if not flat:
+    processes = [[value for block in launch for value in block] for launch in launches]
+    processes = [values for values in processes if values]
+    blocks = [block for launch in launches for block in launch if block]
+    rounds = [value for block in blocks for value in block]
+    if not rounds:
         raise ValueError("no paired times")
-    if len(blocks) >= 3:
-        processes = [statistics.median(launch) for launch in blocks]
-        centre = statistics.mean(processes)
-        half = max(_t_half_width(processes), _t_half_width(flat))
-    elif len(flat) >= 3:
-        centre, half = statistics.mean(flat), _t_half_width(flat)
-    else:
-        rounds = [value for launch in launches for block in launch for value in block]
-        centre, half = statistics.median(rounds), _t_half_width(rounds)
+    centre = _middle(rounds)
+    half = _half_width(blocks if len(blocks) >= 3 else [[value] for value in rounds], level)
+    if len(processes) >= 3:
+        half = max(half, _half_width(processes, level))
     return Ratio(math.exp(centre), math.exp(centre - half), math.exp(min(centre + half, 700.0)))
 
 
@@ -104,11 +105,18 @@ def verdict(ratio: Ratio, floor: float) -> str:
     """same | faster | slower | ambiguous.
 
     A difference is claimed when it is larger than its own interval and than `floor`; sameness when the whole
-    interval is not wider than `floor` and the value lies inside it. Everything else is ambiguous.
+    interval is not wider than `floor`, which is at most `MOST_SAME`, and the value lies inside it. Everything else is
+    ambiguous.
     """
     centre, half = math.log(ratio.value), ratio.half_width
     if abs(centre) > max(half, floor):
         return "faster" if centre > 0 else "slower"
-    if half <= floor and abs(centre) <= floor:
+    if half <= floor and abs(centre) <= floor <= MOST_SAME:
         return "same"
     return "ambiguous"
+
+
+def is_open(ratio: Ratio, floor: float) -> bool:
+    """Whether more samples may change the verdict: it is ambiguous, or the noise floor alone hides a difference."""
+    centre = abs(math.log(ratio.value))
+    return verdict(ratio, floor) == "ambiguous" or max(ratio.half_width, LEAST_CLAIM) < centre <= floor

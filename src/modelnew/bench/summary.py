@@ -27,17 +27,20 @@ def summarise(
     seed: int,
     memory: Mapping[str, int] | None = None,
     protocol: Mapping[str, object] | None = None,
+    level: float = stats.LEVEL,
 ) -> Report:
-    """The report of what was measured; `names[0]` is the baseline."""
+    """The report of what was measured; `names[0]` is the baseline. level: share of the intervals that may miss the truth."""
     baseline = names[0]
-    noise = stats.estimate(times.log_ratios(AGAIN, baseline)) if times.seconds(AGAIN) else None
+    noise = stats.estimate(times.log_ratios(AGAIN, baseline), level) if times.seconds(AGAIN) else None
     floor = stats.noise_floor(noise) if noise else stats.LEAST_CLAIM
     rows = []
     for name in names:
         if name in times.failed or not times.seconds(name):
             rows.append(Row(name, reason=times.failed.get(name, "was not timed")))
             continue
-        ratio = stats.estimate(times.log_ratios(name, baseline)) if name != baseline else stats.Ratio(1.0, 1.0, 1.0)
+        ratio = stats.Ratio(1.0, 1.0, 1.0)
+        if name != baseline:
+            ratio = stats.estimate(times.log_ratios(name, baseline), level)
         rows.append(
             Row(
                 name,

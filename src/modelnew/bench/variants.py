@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import importlib.util
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +20,7 @@ from modelnew.problem import Problem
 
 COMPILE_MODES = {"torch.compile": None, "torch.compile max-autotune": "max-autotune"}
 BASELINES = ("eager", *COMPILE_MODES)
+PREPARED = "compile"
 
 
 def baseline(name: str, model: nn.Module) -> Callable[..., object]:
@@ -27,6 +31,25 @@ def baseline(name: str, model: nn.Module) -> Callable[..., object]:
         raise BenchError(f"there is no baseline {name!r}", doing="timing", hint=f"Choose from {', '.join(BASELINES)}.")
     compiled: Callable[..., object] = torch.compile(model, mode=COMPILE_MODES[name])
     return compiled
+
+
+def prepared(baselines: Sequence[str], device: str) -> tuple[str, ...]:
+    """What a nursery's command is told, so that it does beforehand what its workers would each do: see
+    `prepare_compiling`. Nothing for a GPU, whose kernels are compiled by processes of their own."""
+    compiles = any(name in COMPILE_MODES for name in baselines)
+    return (PREPARED,) if compiles and torch.device(device).type == "cpu" else ()
+
+
+def prepare_compiling() -> None:
+    """Does once what every new process that compiles would do by itself: import the compiler, ask what the CPU can do.
+
+    For a process that forks others. Nothing may start a thread here: threads do not survive a fork.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    with contextlib.suppress(Exception):  # these are PyTorch's own parts, which move; later it does this by itself
+        importlib.import_module("torch._dynamo")
+        importlib.import_module("torch._inductor.compile_fx")
+        importlib.import_module("torch._inductor.cpu_vec_isa").pick_vec_isa()
 
 
 def candidate(path: Path, problem: Problem, model: nn.Module, *, device: str) -> nn.Module:

@@ -1,20 +1,13 @@
-"""A process that runs variants when it is told to.
+"""A process that runs variants when it is told to: `python -m modelnew.bench.worker [compile] FD` (see `nursery`).
 
-`python -m modelnew.bench.worker FD` is the nursery: it imports PyTorch once and forks a worker whenever the
-measuring process asks, so that a worker costs milliseconds instead of seconds. A worker loads the reference and its
-variants, and answers requests: make inputs, call once, time a sample, hand out some values of the last output. It
-knows neither which calls are looked at nor what is expected of them.
+A worker loads the reference and its variants, and answers requests: make inputs, call once, time a sample, hand out
+some values of the last output. It knows neither which calls are looked at nor what is expected of them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import mmap
-import os
 import random
-import signal
-import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +15,8 @@ from typing import Any
 import torch
 
 from modelnew import fakes
-from modelnew.bench import allocator, tensors, variants
-from modelnew.bench.channel import Channel, Message
+from modelnew.bench import allocator, nursery, tensors, variants
+from modelnew.bench.channel import Message
 from modelnew.bench.clock import captured, clock_for
 from modelnew.bench.schedule import reason
 from modelnew.bench.seat import Seat
@@ -145,52 +138,5 @@ class Desk:
             seat.output = None
 
 
-def serve(channel: Channel) -> None:
-    """Answers requests until the other end hangs up. A request that raises is answered with {"error": …}."""
-    desk = Desk()
-    with torch.no_grad():
-        while (request := channel.receive()) is not None:
-            try:
-                answer = getattr(desk, request.pop("do"))(**request)
-            except (Exception, SystemExit) as error:
-                answer = {"error": reason(error)}
-            channel.send(answer)
-
-
-def nursery(fd: int) -> None:
-    """Forks a worker for every socket that arrives, and says how workers ended when asked."""
-    end = socket.socket(fileno=fd)
-    channel = Channel(end)
-    while True:
-        note, fds, _, _ = socket.recv_fds(end, 1, 2)
-        if not note:
-            return
-        if note == b"f":
-            pid = os.fork()
-            if pid == 0:
-                end.close()
-                _become_worker(*fds)
-            for passed in fds:
-                os.close(passed)
-            channel.send({"pid": pid})
-        else:
-            pid, status = os.waitpid(int.from_bytes(end.recv(8, socket.MSG_WAITALL), "little"), 0)
-            channel.send({"pid": pid, "status": status})
-
-
-def _become_worker(socket_fd: int, log_fd: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the measuring process ends its workers itself
-    os.dup2(log_fd, 1)
-    os.dup2(log_fd, 2)
-    code = 1
-    try:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            serve(Channel(socket.socket(fileno=socket_fd)))
-        code = 0
-    finally:
-        sys.stderr.flush()
-        os._exit(code)  # no exit handlers: those of the nursery are not this process's
-
-
 if __name__ == "__main__":
-    nursery(int(sys.argv[1]))
+    nursery.main(Desk)
