@@ -90,7 +90,7 @@ def test_short_calls_are_also_timed_as_a_graph(tmp_path):
     eager, honest, late = (report.row(name) for name in ("eager", "honest.py", "late.py"))
     for row in (eager, honest):
         assert row.seconds_replayed is not None and 0 < row.seconds_replayed <= 1.5 * row.seconds
-    assert late.failed or "works outside the caller's stream" in late.flags
+    assert late.failed or late.seconds > 10 * eager.seconds  # 400 kernels that the caller's stream does not see
     assert {"sm_mhz", "throttle"} <= report.protocol["gpu_clocks"][0].keys()
 
 

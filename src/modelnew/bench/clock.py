@@ -25,8 +25,8 @@ _OFF_STREAM_SLACK = 20e-6  # seconds
 
 @dataclass(frozen=True)
 class Sample:
-    """seconds: per call. off_stream: the device was busy for longer than the caller's stream says. result: what the
-    last call returned."""
+    """seconds: per call. off_stream: in most calls the device was busy for longer than the caller's stream says. result:
+    what the last call returned."""
 
     seconds: float
     off_stream: bool
@@ -103,15 +103,15 @@ class CudaClock:
         return before.elapsed_time(after) * 1e-3, host, result
 
     def sample(self, call: Call, calls: int) -> Sample:
-        spans, off_stream = [], False
+        spans, off_stream = [], 0
         result: object = None
         for _ in range(calls):
             result = None
             event, host, result = self._one(call)
             host -= self._empty_seconds
-            off_stream |= host > _OFF_STREAM_SHARE * event and host > event + _OFF_STREAM_SLACK
+            off_stream += host > _OFF_STREAM_SHARE * event and host > event + _OFF_STREAM_SLACK
             spans.append(max(event, host))
-        return Sample(sum(spans) / calls, off_stream, result)
+        return Sample(sum(spans) / calls, 2 * off_stream > calls, result)
 
     def settle(self) -> None:
         torch.cuda.synchronize(self.device)

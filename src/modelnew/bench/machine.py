@@ -16,8 +16,11 @@ from typing import Any
 import torch
 
 from modelnew.bench.clock import clock_for
+from modelnew.memory import free_memory
 
-_LARGEST_BUFFER = 1 << 28  # bytes; far beyond every cache, small enough to measure quickly
+# bytes; far beyond every cache, small enough to measure quickly; a GPU needs some GB to come to its best rate
+_LARGEST_BUFFER = {"cpu": 1 << 28, "cuda": 1 << 32}
+_MEMORY_SHARE = 4  # of the free memory that the buffers, which are twice the working set, may take: one part in so many
 _SMALLEST_BUFFER = 1 << 16
 _REPEATS = 7
 
@@ -70,13 +73,15 @@ def describe(device: str) -> dict[str, object]:
     }
 
 
-def measure(device: str, dtypes: Sequence[str] = (), working_set: int = _LARGEST_BUFFER) -> Rates:
+def measure(device: str, dtypes: Sequence[str] = (), working_set: int = 1 << 28) -> Rates:
     """Measures the machine's best memory rate at about `working_set` bytes in all, and its matrix rate in each of
     `dtypes`.
 
     Takes about a second on the CPU. Raises RuntimeError where `device` is not there.
     """
-    working_set = max(_SMALLEST_BUFFER, min(_LARGEST_BUFFER, working_set))
+    place = torch.device(device)
+    largest = min(_LARGEST_BUFFER[place.type], free_memory(place)[0] // (2 * _MEMORY_SHARE))
+    working_set = max(_SMALLEST_BUFFER, min(largest, working_set))
     with torch.no_grad():
         return Rates(_memory_rate(device, working_set), {d: _product_rate(device, d) for d in dtypes}, working_set)
 

@@ -17,7 +17,9 @@ from modelnew.bench.tensors import deviation
 LEAST_REMOTE_SAMPLE = 5e-3  # seconds; long enough for the measuring process's clock to see a lie
 _MOST_SAMPLES = 4  # in a turn
 _KEPT = 10  # of the latest times that a request took by itself: on a busy machine they change
-_MOST_REQUEST = 0.25  # share of a sample that is put down to the request: a slow answer must not hide a lie
+_MOST_REQUEST = (
+    0.25  # share of a sample that is put down to a request which takes as long as the variant's own process says
+)
 _REQUESTS = 0.015  # seconds; the requests of a turn, and the wait for quiet after it
 
 
@@ -30,6 +32,7 @@ class RemoteSeat:
     watch: Watch
     rng: random.Random
     rivals: Sequence[RemoteSeat] = ()
+    trusted: RemoteSeat | None = None  # whom to ask what a request takes by itself; none: this one, who may lie
     seconds: float = math.nan
     first_call_s: float = math.nan
     expected: Expected | None = None
@@ -45,7 +48,8 @@ class RemoteSeat:
             self._time_request()
 
     def _time_request(self) -> None:
-        self._request_seconds.append(self.worker.timed("empty", name=self.name, calls=self._calls)[1])
+        asked = self.trusted or self
+        self._request_seconds.append(asked.worker.timed("empty", name=asked.name, calls=self._calls)[1])
 
     def turn(self) -> Turn:
         used = [(rival, rival.worker.cpu_seconds()) for rival in self.rivals]
@@ -98,7 +102,8 @@ class RemoteSeat:
         timeout_s = 60 + 20 * self._calls * self.seconds
         answer, passed = self.worker.timed("sample", name=self.name, calls=self._calls, timeout_s=timeout_s)
         seconds = _believable(answer["seconds"])
-        passed -= min(statistics.median(self._request_seconds), _MOST_REQUEST * passed)
+        request = statistics.median(self._request_seconds)
+        passed -= request if self.trusted else min(request, _MOST_REQUEST * passed)
         if passed > LEAST_REMOTE_SAMPLE / 2:  # in shorter ones the request weighs too much
             self.watch.told.append(seconds * self._calls / passed)
         self.seconds = min(self.seconds, seconds)  # a first estimate that was too high would keep samples short

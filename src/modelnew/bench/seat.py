@@ -83,7 +83,9 @@ class Seat:
 
 def joined(turns: Sequence[Turn]) -> Turn:
     """Several turns of one variant as one."""
-    return Turn(tuple(s for turn in turns for s in turn.seconds), any(turn.off_stream for turn in turns))
+    return Turn(
+        tuple(s for turn in turns for s in turn.seconds), 2 * sum(turn.off_stream for turn in turns) > len(turns)
+    )
 
 
 def calls_per_sample(seconds: float, least: float) -> int:

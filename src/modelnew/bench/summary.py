@@ -53,7 +53,7 @@ def summarise(
                 error_against=error_against if name in errors and name != error_against else "",
                 first_call_s=first_calls.get(name),
                 memory_bytes=(memory or {}).get(name),
-                flags=tuple(sorted(times.flags.get(name, ()))),
+                flags=times.flags(name),
             )
         )
     rounds = [len(block) for launch in times.launches for block in launch]
