@@ -35,15 +35,17 @@ HERE = Path(__file__).resolve().parent
 INDISTINGUISHABLE, TOLD_APART = 0.95, 0.95  # shares of the runs
 FOLDER_S = 180.0
 SMALL = {
-    **{
-        "batch_size": 16,
-        "features": 65536,
-        "in_features": 1024,
-        "out_features": 1024,
-        "tokens": 512,
-        "vocabulary": 8192,
-    },
-    **{"width": 256, "height": 32, "hidden": 512, "in_channels": 16, "out_channels": 16},
+    "batch_size": 16,
+    "features": 65536,
+    "in_features": 1024,
+    "out_features": 1024,
+    "tokens": 512,
+    "vocabulary": 8192,
+    "width": 256,
+    "height": 32,
+    "hidden": 512,
+    "in_channels": 16,
+    "out_channels": 16,
 }
 MODEL = """
 import torch
