@@ -30,7 +30,10 @@ STAND_FOR = {
     "a chain": (lambda s, x: F.gelu(s.norm(x)) * 2, [["layer_norm", "gelu", "mul"]]),
     "two kernels": (lambda s, x: x.exp().cumsum(1).sin(), [["exp"], ["sin"]]),
     "two results": (lambda s, x: (x.exp(), x.exp().relu()), [["exp", "exp_1", "relu"]]),
-    "a call over two kernels is neither's": (lambda s, x: F.cross_entropy(x, torch.arange(6)), []),
+    "a call over two kernels is theirs together": (
+        lambda s, x: F.cross_entropy(x, torch.arange(6)),
+        [["cross_entropy_loss"]],
+    ),
     "part of a product": (lambda s, x: s.linear(x).relu(), []),
     "after a write": (lambda s, x: x.clone().mul_(2).cumsum(1).relu(), []),
     "of what was written to": (lambda s, x: write_and_read(x.clone()), []),
@@ -46,14 +49,14 @@ def program_of(name):
 @pytest.mark.parametrize("name", STAND_FOR)
 def test_the_calls_that_a_kernel_stands_for(name):
     _, program, expected = program_of(name)
-    assert [[call.name for call in calls.calls] for _, _, calls in originals(program)] == expected
+    assert [[call.name for call in one.calls.calls] for one in originals(program)] == expected
 
 
 @pytest.mark.parametrize("name", [name for name, (_, expected) in STAND_FOR.items() if expected])
 def test_what_is_put_back_is_forwards_own_calls(name):
     """Bit for bit: the same calls as eager makes, not the pieces that they were decomposed into."""
     model, program, expected = program_of(name)
-    smaller = without(program, [calls for _, _, calls in originals(program)])
+    smaller = without(program, [one.calls for one in originals(program)])
     assert smaller.kernels == ()
     assert len([node for node in smaller.captured.graph.nodes if node.op == "call_function"]) >= len(expected)
     runnable = torch.fx.GraphModule(model, smaller.captured.graph)
@@ -67,8 +70,8 @@ def test_what_is_put_back_is_forwards_own_calls(name):
 
 def test_one_kernel_of_two_is_left():
     model, program, _ = program_of("two kernels")
-    (_, _, first), _ = originals(program)
-    smaller = without(program, [first])
+    first, _ = originals(program)
+    smaller = without(program, [first.calls])
     assert names(smaller) == ["sin"]
     new = wrap(model, load_source(render_file(smaller, model, live_origin(model)), type(model)))
     with torch.no_grad():
@@ -78,7 +81,8 @@ def test_one_kernel_of_two_is_left():
 
 def test_a_slow_kernel_loses_and_a_fast_one_does_not():
     _, program, _ = program_of("an op")
-    ((name, reads, calls),) = originals(program)
+    ((parts, reads, calls),) = originals(program)
+    name = parts[0].name
 
     def slow(*tensors):
         return X + 0 * sum(range(100_000))
@@ -87,9 +91,29 @@ def test_a_slow_kernel_loses_and_a_fast_one_does_not():
     assert not contest(name, lambda *tensors: X, reads, calls, "cpu").lost
 
 
+def test_kernels_of_one_call_are_timed_together(monkeypatch):
+    """What they compute is what the call does, and what loses is the call that was there before."""
+    model, program, _ = program_of("a call over two kernels is theirs together")
+
+    def lost(name, kernel, reads, calls, device):
+        (given, targets) = (torch.rand(6, 10), torch.arange(6))
+        kernel(*(targets if read.name == "arange" else given for read in reads))  # they fit together
+        return Contest(name, Ratio(0.5, 0.4, 0.6), "slower")
+
+    monkeypatch.setattr(kept, "contest", lost)
+    with torch.no_grad():
+        smaller, held = kept.contested(program, model, "cpu", lambda text: None)
+    assert [one.name for one in held] == ["cross_entropy_loss, cross_entropy_loss_2"]
+    assert smaller.kernels == () and not smaller.launches
+    _, program, _ = program_of("a call over two kernels is theirs together")
+    (one,) = originals(program)
+    assert contest(", ".join(one.names), lambda *given: sum(range(100_000)), one.reads, one.calls, "cpu").lost
+
+
 def test_a_contest_that_would_take_the_memory_is_not_held(monkeypatch):
     _, program, _ = program_of("an op")
-    ((name, reads, calls),) = originals(program)
+    ((parts, reads, calls),) = originals(program)
+    name = parts[0].name
     monkeypatch.setattr(sys.modules[contest.__module__], "free_memory", lambda device: (1000, 1000))
     held = contest(name, lambda *tensors: pytest.fail("it ran"), reads, calls, "cpu")
     assert held.ratio is None and not held.lost

@@ -49,7 +49,7 @@ def contest(name: str, kernel: Kernel, reads: Sequence[fx.Node], original: Origi
         return Contest(name, None)
     values: dict[fx.Node, Any] = {node: _random(node.meta["val"]) for node in dict.fromkeys(reads)}
     given = [values[node] for node in reads]
-    taken = {call: _value(node, values) for call, node in original.given.items()}
+    taken = {call: value_of(node, values) for call, node in original.given.items()}
     variants = {"original": lambda: _run(original, taken), "kernel": lambda: kernel(*given)}
     try:
         row = bench_modules(variants, (), device=device, budget_s=BUDGET_S).row("kernel")
@@ -66,14 +66,14 @@ def _run(original: Original, taken: dict[fx.Node, Any]) -> list[Any]:
     return [values[call] for call in original.gives.values()]
 
 
-def _value(node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+def value_of(node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     """A tensor for a node: a view of one that there is, where it is one, otherwise a new one."""
     if node not in values:
         base = node.args[0] if is_axes_view(node) or node.target in RESHAPES else None
         if isinstance(base, fx.Node) and all(
             not isinstance(arg, fx.Node) for arg in node.all_input_nodes if arg is not base
         ):
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda arg: _value(arg, values))
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda arg: value_of(arg, values))
             values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
         else:
             values[node] = _random(node.meta["val"])

@@ -60,6 +60,12 @@ def original(captured: Captured, region: Region, stores: Sequence[fx.Node]) -> O
     return Original(region, calls, given, gives)
 
 
+def calls_of(captured: Captured, region: Region) -> set[fx.Node]:
+    """The calls of forward that a region's nodes are pieces of."""
+    exported = {node.name: node for node in captured.exported.graph.nodes}
+    return {call for node in region.axes if (call := _call(node, exported)) is not None}
+
+
 def put_back(captured: Captured, originals: Sequence[Original]) -> list[Original]:
     """Replaces the nodes of these regions by the calls, in place, and returns those for which that was possible.
 

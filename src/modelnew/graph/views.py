@@ -34,6 +34,13 @@ def is_axes_view(node: fx.Node) -> bool:
     return node.op == "call_function" and node.target in AXES_VIEWS
 
 
+def base_of(node: fx.Node) -> fx.Node:
+    """The node that this one is a view of, through any number of views; itself where it is none."""
+    while is_axes_view(node) or node.target in RESHAPES:
+        node = node.args[0]  # type: ignore[assignment]
+    return node
+
+
 def is_open(size: int | torch.SymInt) -> bool:
     return isinstance(size, torch.SymInt) and not size.node.expr.is_number
 
