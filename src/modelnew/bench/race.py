@@ -66,7 +66,7 @@ class Race:
         files = sum("file" in entry for entry in self.entries)
         self.isolated = (2 + files) * footprint.peak < 0.8 * footprint.free
         most, number = PROCESSES[torch.device(self.device).type], 0
-        wanted, allowed_s, first_done = most, budget_s, 0.0
+        wanted, allowed_s, first_done, looks = most, budget_s, 0.0, self.looks
         while number < wanted:
             self.tell(f"starting process set {number + 1} of {wanted}")
             seats, setup_s = self._start(nursery)
@@ -80,9 +80,9 @@ class Race:
             number += 1
             first_done = first_done or monotonic()
             if sets(2, monotonic() - first_done, allowed_s) < 2:  # it takes longer than the first set let hope
-                break
-            if number == wanted and most > 1 and wanted < self.looks * most and self._is_open():
-                wanted, allowed_s = wanted + most, allowed_s + budget_s
+                wanted = number
+            if number == wanted and most > 1 and looks > 1 and self._is_open():
+                wanted, allowed_s, looks = wanted + most, allowed_s + budget_s, looks - 1
 
     def _is_open(self) -> bool:
         """Whether more samples may change what is said of a file."""

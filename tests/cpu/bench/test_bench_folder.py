@@ -143,7 +143,7 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 
 def _until(condition: Callable[[], bool]) -> None:
-    stop = monotonic() + 60
+    stop = monotonic() + 120
     while not condition():
         assert monotonic() < stop
         sleep(0.05)
