@@ -131,11 +131,13 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped(tmp_path: Path) -> None:
     )
     running = subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
     kept = tmp_path / "results" / "first.verdict.json"
-    _until(lambda: kept.exists() and log.read_text().count("hangs") == 1)
-    mine = _descendants(running.pid)
-    assert len(mine) >= 3  # where the tasks' processes come from, theirs, and where those that time come from
-    running.kill()
-    running.wait()
+    try:
+        _until(lambda: kept.exists() and log.read_text().count("hangs") == 1)
+        mine = _descendants(running.pid)
+        assert len(mine) >= 3  # where the tasks' processes come from, theirs, and where those that time come from
+    finally:
+        running.kill()
+        running.wait()
     _until(lambda: not any(_runs(pid) for pid in mine))  # nothing stays behind to disturb the next run
     (folder / "hangs.py").unlink()
     report, built, _ = run(folder, {})
