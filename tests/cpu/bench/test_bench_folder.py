@@ -180,11 +180,11 @@ def test_hostile_files_are_rows_that_say_why(tmp_path: Path) -> None:
         (folder / f"{name}.py").write_text(text)
     (folder / "good.py").write_text(MODEL.format(forward="torch.sigmoid(x) * 2"))
     given = [str(folder), "--results", str(tmp_path / "results"), "--baseline", "eager", "--budget", "0.3"]
-    command = [sys.executable, "-m", "modelnew", "bench", *given, "--limit", "40", "--json"]
+    command = [sys.executable, "-m", "modelnew", "bench", *given, "--limit", "75", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     rows = {task["task"].removesuffix(".py"): task for task in json.loads(done.stdout)["tasks"]}
-    assert rows["good"]["accepted"] and rows["good"]["report"]
+    assert rows["good"]["accepted"] and rows["good"]["report"], rows["good"]
     for name, (_, part) in HOSTILE.items():
         assert not rows[name]["accepted"] and part in rows[name]["reason"], rows[name]
 
