@@ -22,6 +22,7 @@ MODULES = (
     "cache",
     "build",
     "product",
+    "quick",
     "call",
     "launch",
     "launch_product",

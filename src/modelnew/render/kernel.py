@@ -175,4 +175,7 @@ def _launcher(kernel: Kernel) -> list[str]:
         f"  return mn::{entry}<{kernel.name}_body, {stored}, {loaded}>(",
         f"      {{{', '.join(outputs)}}}, {{{', '.join(inputs)}}}, plan, queue);",
         "}",
+        f"MN_EXPORT void* call_{kernel.name}(void* self, void* const* given, int64_t) {{",
+        f"  return mn::call<mn::queue>({symbol(kernel)}, self, given);",
+        "}",
     ]

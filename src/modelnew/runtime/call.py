@@ -4,12 +4,17 @@ Carried by every optimised file, so: standard library and torch only, Python 3.9
 """
 
 import ctypes
+import functools
+import operator
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import torch
 
 from modelnew.runtime.layout import Plan
+from modelnew.runtime.quick import allocator, direct
+
+_SMALL = 1 << 17  # elements of all tensors that a CPU is through with before another thread of Python would get a turn
 
 
 class Made(NamedTuple):
@@ -21,61 +26,70 @@ class Made(NamedTuple):
 
 
 def launcher(
-    made: "list[Made]", tensors: Sequence[torch.Tensor], function: Any, numbers: Any, fail: Any
+    made: "list[Made]", device: torch.device, inputs: int, function: Any = None, fail: Any = None
 ) -> Callable[..., Any]:
-    """A function of input tensors like `tensors` that allocates the outputs, runs `function`, and returns them.
+    """A function of so many inputs that allocates the outputs, runs `function` on outputs and inputs, and returns the outputs.
 
-    It is the whole cost of a call on the host, so it does nothing else; `function` None: there is nothing to compute.
+    It is most of the cost of a call on the host, so it does nothing else; `function` None: there is nothing to compute.
     """
-    device = tensors[0].device
-    queue = queue_of(device)
-    makers = [_maker(entry, tensors) for entry in made]
+    queue, empty = queue_of(device), allocator(device)
+    shape, strides, dtype = made[0]
 
     def several(*given: torch.Tensor) -> "tuple[torch.Tensor, ...]":
-        outputs = tuple([make(given) for make in makers])
+        outputs = tuple([empty(*entry) for entry in made])
         if function is not None:
-            code = function(*[t.data_ptr() for t in (*outputs, *given)], numbers, queue())
+            code = function(*outputs, *given, queue())
             if code:
                 fail(code, given)
         return outputs
 
-    if len(made) > 1 or function is None:
-        return several if len(made) > 1 else lambda *given: several(*given)[0]
-    (make,) = makers
-
     def one(*given: torch.Tensor) -> torch.Tensor:
-        output = make(given)
-        code = function(output.data_ptr(), *[t.data_ptr() for t in given], numbers, queue())
+        output = empty(shape, strides, dtype)
+        code = function(output, *given, queue())
         if code:
             fail(code, given)
         return output
 
     def one_of_one(given: torch.Tensor) -> torch.Tensor:
-        output = empty_like(given)
-        code = function(output.data_ptr(), given.data_ptr(), numbers, queue())
+        output = empty(shape, strides, dtype)
+        code = function(output, given, queue())
         if code:
             fail(code, (given,))
         return output
 
-    empty_like = torch.empty_like
-    return one_of_one if len(tensors) == 1 and _like(made[0], tensors) == 0 else one
+    if len(made) > 1:
+        return several
+    if function is None:
+        return lambda *given: empty(shape, strides, dtype)
+    return one_of_one if inputs == 1 else one
 
 
-def _maker(made: Made, tensors: Sequence[torch.Tensor]) -> "Callable[[Sequence[torch.Tensor]], torch.Tensor]":
-    """Allocates an output, in the way that takes least time, given the inputs of a call."""
-    like, device = _like(made, tensors), tensors[0].device
-    if like is not None:
-        return lambda given: torch.empty_like(given[like])
-    return lambda given: torch.empty_strided(made.shape, made.strides, dtype=made.dtype, device=device)
+def function_of(
+    library: ctypes.CDLL, name: str, plan: Plan, outputs: "list[Made]", inputs: Sequence[torch.Tensor]
+) -> Callable[..., int]:
+    """The launcher of kernel `name` with its plan, as a function of outputs, inputs and the queue."""
+    device = inputs[0].device
+    if not plan.workspace:
+        elements = sum(t.numel() for t in inputs) + sum(map(_elements, outputs))
+        found = direct(library, "call_" + name, plan.numbers, device.type != "cpu" or elements > _SMALL)
+        if found is not None:
+            return found
+    launch = getattr(library, "launch_" + name)
+    launch.argtypes = [ctypes.c_void_p] * (len(outputs) + len(inputs) + 1) + [ctypes.c_int64]
+    launch.restype = ctypes.c_int
+    launch = with_workspace(launch, plan, device)
+    numbers = (ctypes.c_int64 * len(plan.numbers))(*plan.numbers)
+
+    def call(*arguments: Any) -> int:
+        *tensors, queue = arguments
+        code: int = launch(*[t.data_ptr() for t in tensors], numbers, queue)
+        return code
+
+    return call
 
 
-def _like(made: Made, tensors: Sequence[torch.Tensor]) -> Optional[int]:
-    """The input that `empty_like` makes such an output from; None where there is none."""
-    for number, tensor in enumerate(tensors):
-        same = tensor.dtype == made.dtype and tensor.shape == made.shape
-        if same and torch.empty_like(tensor, device="meta").stride() == made.strides:
-            return number
-    return None
+def _elements(made: Made) -> int:
+    return functools.reduce(operator.mul, made.shape, 1)
 
 
 def with_workspace(function: Any, plan: Plan, device: torch.device) -> Callable[..., int]:
@@ -103,5 +117,5 @@ def queue_of(device: torch.device) -> Callable[[], int]:
     index = device.index or 0
     raw = getattr(torch._C, "_cuda_getCurrentRawStream", None)
     if raw is not None:
-        return lambda: int(raw(index))
+        return functools.partial(raw, index)
     return lambda: int(torch.cuda.current_stream(index).cuda_stream)

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Optional
 
 import torch
 
+from modelnew.runtime.quick import checker, nothing_is_like
+
 
 class Tensor(NamedTuple):
     """An argument that is a tensor: `dtype` ("T" for the working dtype), and per dim a number or the name of an open size.
@@ -47,8 +49,9 @@ class Guard:
         self.arguments, self.working, self.smallest = arguments, tuple(working), smallest
         self.training, self.hooks, self.made_for = training, hooks, made_for
         self.conditions, self.laid_out, self.writes = conditions, laid_out, writes
-        self.accepted: set[Any] = set()
-        self.flat = all(type(argument) is Tensor for argument in arguments)
+        self.accepted: dict[Any, Callable[..., bool]] = {}
+        self.latest: Callable[..., bool] = nothing_is_like
+        self.flat, self.count = all(type(argument) is Tensor for argument in arguments), len(arguments)
 
     def made(self, args: "tuple[Any, ...]", kwargs: "dict[str, Any]") -> bool:
         """Whether a module constructed with these arguments is the one that was captured."""
@@ -62,28 +65,22 @@ class Guard:
     def covers(self, module: torch.nn.Module, *arguments: Any) -> bool:
         """Whether the kernels give what the original forward would, for these arguments and in this mode.
 
-        Plain tensor arguments that were accepted before are recognised by what a look at each costs least.
+        Tensors just like those of the last call are recognised in one step; others that were accepted before, by a key.
         """
-        signature: Any = ()
-        if self.flat:
-            for t in arguments:  # the first thing of every call: a comprehension takes longer
-                if type(t) is not _TENSOR:
-                    break
-                signature += (t.dtype, t.device, t.shape, t.layout, t.is_neg())
-        if self.flat and len(signature) == 5 * len(arguments):
-            tensors: Sequence[torch.Tensor] = arguments
-        else:
+        if _TRACED():  # first: all that follows is not for torch.compile to look into
+            return False
+        tensors: Sequence[torch.Tensor] = arguments
+        if not self.flat or len(arguments) != self.count or not self.latest(*arguments):
             tensors = []
             try:
                 _gather(arguments, self.arguments, tensors)
             except _Mismatch:
                 return False
-            signature = tuple([part for t in tensors for part in (t.dtype, t.device, t.shape, t.layout, t.is_neg())])
-        if signature not in self.accepted:
-            if not self._accepts(tensors):
+            if not _plain_execution() or not self._knows(tensors):
                 return False
-            self.accepted.add(signature)
-        if not module.covered or not _plain_execution() or (_GRAD_ENABLED() and _records(module, tensors)):
+        if _DISPATCH_MODES() or getattr(_FORWARD_AD, "_current_level", -1) >= 0:  # tensors may carry tangents
+            return False
+        if not module.covered or (_GRAD_ENABLED() and _records(module, tensors)):
             return False
         if self.training and self._in_another_mode(module):
             return False
@@ -92,6 +89,20 @@ class Guard:
         if self.laid_out is not None and not all(map(_lies_so, tensors, self.laid_out)):
             return False
         return not module._modules or self._hooked_as_captured(module)
+
+    def _knows(self, tensors: Sequence[torch.Tensor]) -> bool:
+        """Whether such tensors are accepted; looked into once for each kind."""
+        if any([t.layout is not torch.strided for t in tensors]):
+            return False
+        parts = [(type(t), t.dtype, t.device, t.shape, t.stride(), t.is_neg(), t.requires_grad) for t in tensors]
+        key = (torch.is_inference_mode_enabled(), *parts)
+        is_like = self.accepted.get(key)
+        if is_like is None:
+            if not self._accepts(tensors):
+                return False
+            is_like = self.accepted[key] = checker(tensors)
+        self.latest = is_like
+        return True
 
     def _in_another_mode(self, module: torch.nn.Module) -> bool:
         return any([_attribute(module, path).training is not mode for path, mode in self.training.items()])
@@ -114,7 +125,7 @@ class Guard:
         working: Optional[torch.dtype] = None
         sizes: dict[str, int] = {}
         for leaf, tensor in zip(leaves, tensors):
-            if tensor.layout is not torch.strided or tensor.is_neg():
+            if tensor.is_neg():
                 return False
             if leaf.dtype == "T":
                 working = working or tensor.dtype
@@ -149,7 +160,10 @@ def _lies_so(tensor: torch.Tensor, lie: "tuple[bool, tuple[int, ...]]") -> bool:
 
 def _records(module: torch.nn.Module, tensors: Sequence[torch.Tensor]) -> bool:
     """Whether autograd would record this call."""
-    return any(t.requires_grad for t in tensors) or any(p.requires_grad for p in module.parameters())
+    if any([t.requires_grad for t in tensors]):
+        return True
+    held = module._parameters or module._modules  # to look for parameters takes longer than to see that there are none
+    return bool(held) and any(p.requires_grad for p in module.parameters())
 
 
 def _unhooked(module: Any) -> bool:
@@ -206,7 +220,6 @@ def _nothing() -> int:
 
 
 _MOST_DIMS = 5  # that "any shape" was seen to hold for
-_TENSOR = torch.Tensor
 _FORWARD_AD = torch.autograd.forward_ad
 _GRAD_ENABLED = torch.is_grad_enabled
 _TRACING = torch._C._is_tracing
@@ -214,13 +227,12 @@ _DISPATCH_MODES = getattr(torch._C, "_len_torch_dispatch_stack", _nothing)
 _TRANSFORMS = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", _nothing)
 _ANY_AUTOCAST = getattr(torch._C, "_is_any_autocast_enabled", None)
 _COMPILING = getattr(getattr(torch, "compiler", None), "is_compiling", _nothing)
+_TRACED = getattr(getattr(torch, "compiler", None), "is_dynamo_compiling", _COMPILING)  # by torch.compile
 
 
 def _plain_execution() -> bool:
-    """No autocast, tracing, vmap, compilation, dual level or dispatch mode: things that want to see PyTorch's own ops."""
-    if _DISPATCH_MODES() or _TRANSFORMS() or _COMPILING() or _TRACING():
-        return False
-    if getattr(_FORWARD_AD, "_current_level", -1) >= 0:  # tensors may carry tangents
+    """No autocast, tracing, compilation or vmap: things that want to see PyTorch's own ops."""
+    if _TRANSFORMS() or _TRACING() or _COMPILING():
         return False
     if _ANY_AUTOCAST is not None:
         return not _ANY_AUTOCAST()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Optional, Protocol
 
 import torch
 
-from modelnew.runtime.call import Made, launcher, with_workspace
+from modelnew.runtime.call import Made, function_of, launcher
 from modelnew.runtime.layout import (
     Layout,
     Plan,
@@ -26,6 +26,7 @@ from modelnew.runtime.plan_cpu import plan_rows as cpu_rows
 from modelnew.runtime.plan_cuda import Device
 from modelnew.runtime.plan_cuda import plan_pointwise as cuda_pointwise
 from modelnew.runtime.plan_cuda import plan_rows as cuda_rows
+from modelnew.runtime.quick import checker, nothing_is_like
 
 SCALARS = {
     torch.float32: "float",
@@ -99,16 +100,19 @@ class Kernel:
         self.rank, self.reduced, self.any_rank = rank, tuple(reduced), any_rank
         self.layouts = layouts or [range(len(inputs))] * len(outputs)
         self.passes, self.kept = passes, kept
-        self.launches: dict[Any, Callable[..., Any]] = {}
+        self.launches: dict[Any, tuple[Callable[..., bool], Callable[..., Any]]] = {}
+        self.latest: tuple[Callable[..., bool], Callable[..., Any]] = (nothing_is_like, nothing_is_like)
         self.calls = 0
 
     def __call__(self, *tensors: torch.Tensor) -> Any:
-        key: Any = ()
-        for t in tensors:  # the first thing of every call: a comprehension takes longer
-            key += (t.dtype, t.device, t.shape, t.stride())
-        launch = self.launches.get(key)
-        if launch is None:
-            launch = self.launches[key] = self._prepare(tensors)
+        is_like, launch = self.latest  # both at once: another thread may be changing them
+        if not is_like(*tensors):
+            key = tuple([part for t in tensors for part in (t.dtype, t.device, t.shape, t.stride())])
+            found = self.launches.get(key)
+            if found is None:
+                found = self.launches[key] = (checker(tensors), self._prepare(tensors))
+            self.latest = found
+            launch = found[1]
         self.calls += 1
         return launch(*tensors)
 
@@ -130,14 +134,10 @@ class Kernel:
         if 0 in sizes:
             if any(sizes[axis] == 0 for axis in self.reduced):
                 raise Uncovered("rows of no elements")
-            return launcher(made, tensors, None, None, None)
+            return launcher(made, device, len(tensors))
         plan = self._plan(sizes, tensors, shapes, strides, working)
-        library = self.owner.library(device.type, working)
-        function = getattr(library, "launch_" + self.name)
-        function.argtypes = [ctypes.c_void_p] * (len(self.outputs) + len(self.inputs) + 1) + [ctypes.c_int64]
-        function.restype = ctypes.c_int
-        numbers = (ctypes.c_int64 * len(plan.numbers))(*plan.numbers)
-        return launcher(made, tensors, with_workspace(function, plan, device), numbers, self._fail)
+        function = function_of(self.owner.library(device.type, working), self.name, plan, made, tensors)
+        return launcher(made, device, len(tensors), function, self._fail)
 
     def _fail(self, code: int, tensors: Sequence[torch.Tensor]) -> None:
         library = self.owner.library(tensors[0].device.type, self._working(tensors))

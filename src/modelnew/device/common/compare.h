@@ -46,7 +46,8 @@ MN_FN C maximum(C a, C b) {
   }
 #endif
   if constexpr (std::is_floating_point<C>::value) {
-    return b != b ? b : !(a <= b) ? a : b;
+    const C larger = a > b ? a : b;  // b where either is NaN: with a bound for a, that is all
+    return a != a ? a : larger;
   } else {
     return a > b ? a : b;
   }
@@ -62,7 +63,8 @@ MN_FN C minimum(C a, C b) {
   }
 #endif
   if constexpr (std::is_floating_point<C>::value) {
-    return b != b ? b : !(a >= b) ? a : b;
+    const C smaller = a < b ? a : b;
+    return a != a ? a : smaller;
   } else {
     return a < b ? a : b;
   }

@@ -8,6 +8,7 @@
 #include <memory>
 #include <new>
 
+#include "common/call.h"
 #include "common/core.h"
 
 namespace mn {

@@ -5,6 +5,7 @@
 
 #include <array>
 
+#include "common/call.h"
 #include "common/core.h"
 
 namespace mn {
