@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-QUICK = [HERE / "test_module.py", HERE / "test_kept.py", HERE / "check", HERE / "cheats"]
+QUICK = [HERE / "test_module.py", HERE / "test_calls.py", HERE / "test_kept.py", HERE / "check", HERE / "cheats"]
 
 
 @pytest.fixture(autouse=True, scope="module")

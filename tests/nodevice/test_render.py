@@ -29,6 +29,9 @@ MN_EXPORT int launch_sigmoid_mul(void* mul, const void* x, const int64_t* plan, 
   return mn::pointwise<sigmoid_mul_body, mn::types<T>, mn::types<T>>(
       {mul}, {x}, plan, queue);
 }
+MN_EXPORT void* call_sigmoid_mul(void* self, void* const* given, int64_t) {
+  return mn::call<mn::queue>(launch_sigmoid_mul, self, given);
+}
 """
 
 ROWS = """\
@@ -45,6 +48,9 @@ struct softmax_body {
 MN_EXPORT int launch_softmax(void* softmax, const void* x, const int64_t* plan, mn::queue queue) {
   return mn::rows<softmax_body, mn::types<T>, mn::types<T>>(
       {softmax}, {x}, plan, queue);
+}
+MN_EXPORT void* call_softmax(void* self, void* const* given, int64_t) {
+  return mn::call<mn::queue>(launch_softmax, self, given);
 }
 """
 

@@ -28,12 +28,13 @@ MODULES = (
     "launch_product",
     "kernels",
     "guard",
+    "straight",
 )
 PACKAGE = "modelnew.runtime"
 
 
 def carry(reserved: Iterable[str] = ()) -> tuple[str, dict[str, str]]:
-    """The text, and what the public names of `launch`, `kernels` and `guard` are called in it.
+    """The text, and what the public names of `launch`, `kernels`, `guard` and `straight` are called in it.
 
     `reserved`: names that the rest of the file uses.
     """
@@ -49,7 +50,9 @@ def carry(reserved: Iterable[str] = ()) -> tuple[str, dict[str, str]]:
         heading = (ast.get_docstring(trees[module]) or "").split("\n")[0]
         parts.append(f"# ---- {module}: {heading}\n\n" + _renamed(lines, renames).strip() + "\n")
     public = {
-        name: names[module, name] for module in ("launch", "kernels", "guard") for name in _defined(trees[module])
+        name: names[module, name]
+        for module in ("launch", "kernels", "guard", "straight")
+        for name in _defined(trees[module])
     }
     return "\n".join(sorted(imports)) + "\n\n\n" + "\n\n".join(parts), public
 

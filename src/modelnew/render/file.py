@@ -249,6 +249,7 @@ def _wiring(program: Program, model: nn.Module, origin: Origin, public: dict[str
             "    SPECS,",
             ")",
             *_guard(program, model, origin, public),
+            *_straight(program, model, public),
         ]
     )
 
@@ -274,6 +275,19 @@ def _guard(program: Program, model: nn.Module, origin: Origin, public: dict[str,
         f"    made_for={origin.made_for!r},",
         ")",
     ]
+
+
+def _straight(program: Program, model: nn.Module, public: dict[str, str]) -> list[str]:
+    """Where forward is one kernel of its arguments, as they come: calls need not go through it."""
+    if len(program.kernels) != 1:
+        return []
+    name = program.kernels[0].name
+    _, arguments = _signature(model, len(program.captured.args_spec.children()))
+    body = [line for line in program.forward.lines() if not line.startswith("#")]
+    made = body[0].partition(" = ")[0]
+    if body != [f"{made} = self.kernels.{name}({arguments})", f"return {made}"]:
+        return []
+    return ["", f'{public["answer_straight"]}(ModelNew, "{name}")']
 
 
 def _conditions(program: Program) -> list[str]:

@@ -53,6 +53,11 @@ class Guard:
         self.latest: Callable[..., bool] = nothing_is_like
         self.flat, self.count = all(type(argument) is Tensor for argument in arguments), len(arguments)
 
+    @property
+    def only_looks_at_tensors(self) -> bool:
+        """Whether it is by dtypes, sizes and strides of its arguments alone that a call of an ordinary module is accepted."""
+        return self.flat and not self.training and not self.writes and self.laid_out is None
+
     def made(self, args: "tuple[Any, ...]", kwargs: "dict[str, Any]") -> bool:
         """Whether a module constructed with these arguments is the one that was captured."""
         if self.made_for is None:
@@ -67,7 +72,7 @@ class Guard:
 
         Tensors just like those of the last call are recognised in one step; others that were accepted before, by a key.
         """
-        if _TRACED():  # first: all that follows is not for torch.compile to look into
+        if traced():  # first: all that follows is not for torch.compile to look into
             return False
         tensors: Sequence[torch.Tensor] = arguments
         if not self.flat or len(arguments) != self.count or not self.latest(*arguments):
@@ -78,7 +83,7 @@ class Guard:
                 return False
             if not _plain_execution() or not self._knows(tensors):
                 return False
-        if _DISPATCH_MODES() or getattr(_FORWARD_AD, "_current_level", -1) >= 0:  # tensors may carry tangents
+        if dispatch_modes() or forward_ad._current_level >= 0:
             return False
         if not module.covered or (_GRAD_ENABLED() and _records(module, tensors)):
             return False
@@ -220,14 +225,14 @@ def _nothing() -> int:
 
 
 _MOST_DIMS = 5  # that "any shape" was seen to hold for
-_FORWARD_AD = torch.autograd.forward_ad
+forward_ad: Any = torch.autograd.forward_ad  # inside a level, which is not negative, tensors may carry tangents
 _GRAD_ENABLED = torch.is_grad_enabled
 _TRACING = torch._C._is_tracing
-_DISPATCH_MODES = getattr(torch._C, "_len_torch_dispatch_stack", _nothing)
+dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", _nothing)
 _TRANSFORMS = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", _nothing)
 _ANY_AUTOCAST = getattr(torch._C, "_is_any_autocast_enabled", None)
 _COMPILING = getattr(getattr(torch, "compiler", None), "is_compiling", _nothing)
-_TRACED = getattr(getattr(torch, "compiler", None), "is_dynamo_compiling", _COMPILING)  # by torch.compile
+traced = getattr(getattr(torch, "compiler", None), "is_dynamo_compiling", _COMPILING)  # by torch.compile
 
 
 def _plain_execution() -> bool:
