@@ -287,7 +287,10 @@ def test_without_the_quick_ways(missing, monkeypatch):
     assert call.direct is quick.direct
     assert launch.checker is quick.checker
     kernel = modelnew.optimize(Two(), torch.randn(4, 5)).kernels
-    live = {name: launch.Kernel(kernel, name, one.inputs, one.outputs, one.rank, one.reduced, one.any_rank, one.layouts, one.passes, one.kept) for name, one in kernel.by_name.items()}  # fmt: skip
+    fields = ("name", "inputs", "outputs", "rank", "reduced", "any_rank", "layouts", "passes", "kept")
+    live = {
+        name: launch.Kernel(kernel, *(getattr(one, field) for field in fields)) for name, one in kernel.by_name.items()
+    }
     x = torch.randn(4, 5)
     for one in live.values():
         given = [x] if len(one.inputs) == 1 else [x, torch.rand(5)]

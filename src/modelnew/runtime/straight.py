@@ -33,7 +33,7 @@ def answer_straight(optimised: Any, kernel_name: str) -> None:
         return
     latest: tuple[Callable[..., bool], Callable[..., Any]] = (nothing_is_like, nothing_is_like)
 
-    def __call__(self: Any, *arguments: Any, **options: Any) -> Any:
+    def answer(self: Any, *arguments: Any, **options: Any) -> Any:
         nonlocal latest
         if (
             traced()
@@ -68,4 +68,4 @@ def answer_straight(optimised: Any, kernel_name: str) -> None:
             latest = (accepted, launch)
         return result
 
-    optimised.__call__ = __call__
+    optimised.__call__ = answer
