@@ -168,8 +168,8 @@ HOSTILE = {
     "leaves": (MODEL.format(forward="x") + "import sys; sys.exit(0)", "exit"),
     "leaves_at_once": (MODEL.format(forward="x") + "import os; os._exit(0)", "its process ended with code 0"),
     "loops": (MODEL.format(forward="x").replace("return [torch", "while True: pass\n    return [torch"), "no answer"),
-    "takes_all": (MODEL.format(forward="x").replace("size, 256", "1 << 40, 256"), "not enough memory"),
-    "takes_all_lists": (MODEL.format(forward="x").replace("[torch", "[bytearray(1 << 60)], [torch"), "MemoryError"),
+    "takes_all": (MODEL.format(forward="x").replace("size, 256", "1 << 40, 256"), "emory"),
+    "takes_all_lists": (MODEL.format(forward="x").replace("[torch", "[bytearray(1 << 60)], [torch"), "emory"),
 }
 
 
