@@ -34,6 +34,7 @@ from modelnew.problem import Problem
 HERE = Path(__file__).resolve().parent
 INDISTINGUISHABLE, TOLD_APART = 0.95, 0.95  # shares of the runs
 FOLDER_S = 180.0
+SCHEMA = "modelnew.bars/2"
 SMALL = {
     "batch_size": 16,
     "features": 65536,
@@ -138,13 +139,14 @@ def main() -> int:
         place.write_text(json.dumps({**before, **found}, indent=1) + "\n")
         return 0 if found["folder"]["met"] else 1
     torch.set_num_threads(1)
-    runs = before["each"] if options.more and before.get("budget_s") == options.budget else []
+    same = (before.get("schema"), before.get("budget_s")) == (SCHEMA, options.budget)
+    runs = before["each"] if options.more and same else []
     document: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for seed in range(len(runs), len(runs) + options.runs):
             runs.append(run(Path(scratch), options.budget, seed))
             print(json.dumps(runs[-1]), flush=True)
-            document = {"schema": "modelnew.bars/2", "machine": {**about, "threads": 1}, "budget_s": options.budget}
+            document = {"schema": SCHEMA, "machine": {**about, "threads": 1}, "budget_s": options.budget}
             document |= {**summary(runs), "folder": before.get("folder"), "each": runs}
             place.write_text(json.dumps(document, indent=1) + "\n")
     print(json.dumps(summary(runs), indent=1))
