@@ -1,5 +1,6 @@
 """Generators, redrawn parameters, layouts and sizes."""
 
+import random
 import textwrap
 
 import pytest
@@ -7,9 +8,13 @@ import torch
 from torch import nn
 
 from modelnew.check import sizes
-from modelnew.check.cases import expanded, layouts, resized, with_specials
+from modelnew.check.cases import Cases
 from modelnew.check.generators import GENERATORS, redraw
-from modelnew.check.inputs import FileInputs
+from modelnew.check.inputs import FileInputs, GivenInputs
+from modelnew.check.layouts import expanded, layouts, with_specials
+from modelnew.check.literals import ranked
+from modelnew.check.resized import Resizer
+from modelnew.check.truth import Reference
 from modelnew.problem import Problem
 
 BY_NAME = {generator.name: generator for generator in GENERATORS}
@@ -79,12 +84,27 @@ def test_layouts_keep_the_values():
     x = torch.randn(2, 3, 4, 5)
     found = dict(layouts([x]))
     assert set(found) == {
-        "transposed memory", "rows of a wider tensor", "one element off alignment", "every second element", "channels last",
+        "transposed memory", "rows of a wider tensor", "one element off alignment", "a slice of a longer tensor",
+        "every second element", "channels last", "first dims swapped",
     }  # fmt: skip
     for (new,) in found.values():
         assert torch.equal(new, x)
     assert found["one element off alignment"][0].data_ptr() % 16 == 4
-    assert expanded([x])[0].stride()[0] == 0
+    (piece,) = found["a slice of a longer tensor"]
+    assert piece.is_contiguous() and piece.storage_offset() > 0 and piece.data_ptr() % 16 == 0
+    assert expanded([x], 0)[0].stride()[0] == 0 and expanded([x], -1)[0].stride()[-1] == 0
+
+
+@pytest.mark.parametrize("name", ["rows of a wider tensor", "a slice of a longer tensor", "every second element"])
+def test_what_lies_beside_the_values_is_nan(name):
+    (x,) = dict(layouts([torch.rand(4, 6)]))[name]
+    memory = torch.empty(0).set_(x.untyped_storage())
+    assert bool(memory.isnan().any()) and int(memory.isfinite().sum()) == x.numel()
+
+
+def test_whole_numbers_stay_such_as_the_model_takes():
+    (x,) = dict(layouts([torch.randint(3, 9, (4, 6))]))["rows of a wider tensor"]
+    assert int(torch.empty(0, dtype=torch.int64).set_(x.untyped_storage()).min()) >= 3
 
 
 def test_special_values_leave_half_the_rows_alone():
@@ -101,12 +121,59 @@ class Two(nn.Module):
     def forward(self, x, y):
         return self.linear(x) * y
 
+    class One(nn.Linear):
+        def __init__(self):
+            super().__init__(20, 4)
+
 
 def test_sizes_change_together_where_they_must():
-    found = dict(resized(Two(), [torch.randn(16, 20), torch.randn(16, 4)], 1))
-    assert {"batch 1", "batch 7", "batch 31", "batch 33"} <= set(found)
-    assert all(x.shape[0] == y.shape[0] for name, (x, y) in found.items() if name.startswith("batch"))
-    assert all(x.shape[1] == 20 for x, _ in found.values())
+    resizer = Resizer(Two(), [torch.randn(16, 20), torch.randn(16, 4)], 1)
+    ((label, group),) = resizer.groups
+    assert label == "batch" and group == [(0, 0), (1, 0)]
+    x, y = resizer.at(group, 7)
+    assert x.shape == (7, 20) and y.shape == (7, 4)
+    assert resizer.at(group, 16) is None and resizer.at(group, 10**7) is None
+
+
+class Deciding(nn.Module):
+    def forward(self, x):
+        if x.shape[0] > 100:
+            return x
+        return x * 2 if x.shape[0] % 12 else x * 3
+
+
+def test_the_numbers_that_forward_decides_by_are_found():
+    assert Resizer(Deciding(), [torch.randn(16, 20)], 1).decisions() == {100, 12}
+
+
+def test_numbers_that_code_compares_with_come_first():
+    text = '''
+BLOCK = 128
+KERNEL = """for (int i = 0; i < 48; ++i) y[i] = x[i + 96] * 2.5f + 1e3f;"""
+def forward(x):
+    return x if x.shape[0] > 64 else x + 17
+'''
+    assert ranked(text) == [{64}, {48}, {128, 17}, {96}]
+    assert ranked("no Python at all (") == []
+
+
+def cases_of(model: nn.Module, text: str, batch: int) -> dict[str, tuple[int, ...]]:
+    reference = Reference(lambda dtype: model, device=torch.device("cpu"), dtype=None, seed=0)
+    maker = Cases(reference, GivenInputs([torch.randn(batch, 20)]), random.Random(3))
+    found = [*maker.all(), *maker.at_boundaries(ranked(text), 12, random.Random(3))]
+    assert len({case.name for case in found}) == len(found)
+    return {case.name: tuple(case.inputs[0].shape) for case in found}
+
+
+def test_sizes_around_the_numbers_of_a_source_are_tried():
+    found = cases_of(Deciding(), "def forward(x):\n    return x if x.shape[0] > 50 else 2 * x", 16)
+    assert {"batch 49", "batch 50", "batch 51", "dim 1 of input 0 = 51"} <= set(found)
+    by_elements = cases_of(Two.One(), "def forward(x):\n    return x if x.numel() > 4000 else 2 * x", 16)
+    assert {"batch 200", "batch 201"} <= set(by_elements)  # 20 elements each
+
+
+def test_cases_are_the_same_under_the_same_seed():
+    assert cases_of(Deciding(), "x < 99", 16) == cases_of(Deciding(), "x < 99", 16)
 
 
 def test_constants_are_reduced_until_the_work_fits(tmp_path):

@@ -1,5 +1,7 @@
 """What crosses between the processes, and what a hostile description may not do."""
 
+import os
+
 import pytest
 import torch
 
@@ -32,6 +34,30 @@ def test_tensors_keep_strides_offsets_and_shared_storage(tmp_path):
         assert torch.equal(old, new) and old.stride() == new.stride() and old.storage_offset() == new.storage_offset()
     found[0][1, 2] = -1
     assert found[2][0, 0] == -1  # one storage, as before
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_only_what_maps_its_files_sees_later_writes(tmp_path, shared):
+    described = Writer(tmp_path).describe(torch.zeros(4))
+    found = Reader(tmp_path, shared=shared).value(described)
+    with (tmp_path / "0.bin").open("r+b") as file:
+        file.write(b"\xff")
+    assert bool(found.view(torch.uint8)[0] == 255) is shared
+
+
+def test_a_file_that_is_none_is_refused_and_links_are_not_followed(tmp_path):
+    described = Writer(tmp_path).describe(torch.zeros(4))
+    secret, file = tmp_path / "secret", tmp_path / "0.bin"
+    file.rename(secret)
+    file.symlink_to(secret)
+    with pytest.raises(OSError, match="symbolic link"):
+        Reader(tmp_path).value(described)
+    Writer(tmp_path).describe(torch.ones(4))  # takes the link's place
+    assert not file.is_symlink() and secret.read_bytes() == bytes(16)
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(WireError, match="no plain file"):  # and does not wait for a writer
+        Reader(tmp_path).value(described)
 
 
 @pytest.mark.parametrize("value", [object(), torch.zeros(2, dtype=torch.complex64), {1, 2}])

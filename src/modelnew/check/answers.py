@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from modelnew.check.cases import Case
-from modelnew.check.observe import Answer
+from modelnew.check.observe import WRITTEN, Answer
 from modelnew.check.report import CaseResult, case_of
 from modelnew.check.truth import STATE, Evaluation
 from modelnew.check.verdict import compare
@@ -29,7 +29,7 @@ def result(case: Case, evaluation: Evaluation, answer: Answer, state: Mapping[st
     if why := _different_form(answer, evaluation.answer, case.layout):
         return verdict("rejected", why)
     if facts := [fact for fact in answer.facts if fact not in evaluation.facts]:
-        return verdict("rejected", facts[0])
+        return verdict("rejected", min(facts, key=lambda fact: fact.endswith(WRITTEN)))  # that it is changed says more
     comparisons = [
         compare(_value(name, answer, state).to(truth.exact.device), truth) for name, truth in evaluation.truths.items()
     ]
@@ -49,6 +49,15 @@ def _different_form(answer: Answer, expected: Answer, any_strides: bool) -> str:
     for name, leaf in answer.leaves.items():
         if why := _mismatch(name, leaf, answer, expected, any_strides):
             return why
+    missing = [name for name in expected.leaves if name not in answer.leaves]
+    if missing:
+        return f"it does not return {missing[0]}, the reference does"
+    for name, value in answer.state.items():
+        if name in expected.state and (value.shape, value.dtype) != (
+            expected.state[name].shape,
+            expected.state[name].dtype,
+        ):
+            return f"the call changes the form of {name}"
     extra = [name for name in answer.state if name not in expected.state]
     return f"the call changes {extra[0]}, which the reference leaves as it is" if extra else ""
 

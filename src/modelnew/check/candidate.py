@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from modelnew.check.observe import Answer, same
-from modelnew.check.process import BUILD_SECONDS, CALL_SECONDS, Child, DiedError, Limits
+from modelnew.check.process import BUILD_SECONDS, CALL_SECONDS, Child, DiedError, Limits, plain
 from modelnew.check.wide import tensors
 from modelnew.check.wire import Reader, WireError, Writer, read_bytes
 from modelnew.errors import CheckError
@@ -20,12 +20,12 @@ class Candidate:
     """A candidate file in a process of its own. Methods return an Answer, whose `error` is set where the candidate
     raised; they raise DiedError where the process is gone."""
 
-    def __init__(self, path: Path, *, device: torch.device, limits: Limits) -> None:
+    def __init__(self, path: Path, child: Child, *, device: torch.device, limits: Limits) -> None:
         self.path = path.resolve()
         self.device = device
         self.build_seconds = limits.seconds or BUILD_SECONDS
         self.call_seconds = limits.seconds or CALL_SECONDS
-        self.child = Child(limits, torch.get_num_threads())
+        self.child = child
         self.kernels: dict[str, int] = {}  # launches by name, where the candidate counts them
         self._called = False
 
@@ -60,8 +60,8 @@ class Candidate:
 
     def checksums(self) -> dict[str, int]:
         """Checksums of the parameters and buffers as the constructor made them."""
-        sums = self.child.ask({"do": "checksums"}, self.build_seconds, "reading parameters").get("sums", {})
-        return {str(name): int(value) for name, value in sums.items()}
+        sums = self.child.ask({"do": "checksums"}, self.build_seconds, "reading parameters").get("sums")
+        return {plain(name): value for name, value in sums.items()} if isinstance(sums, dict) else {}
 
     def call(
         self,
@@ -74,6 +74,7 @@ class Candidate:
         gradients: bool = False,
         late: bool = False,
         quiet: bool = False,
+        under: str = "no_grad",
     ) -> Answer:
         """One call; what it did to its inputs is among the facts."""
         folder, out = self.child.folder(), self.child.folder()
@@ -89,22 +90,20 @@ class Candidate:
             "gradients": gradients,
             "late": late,
             "quiet": quiet,
+            "under": under,
         }
         seconds = self.call_seconds if self._called else self.build_seconds
-        reply = self.child.ask(request, seconds, "the call")
+        reply = {"leaves": {}, "state": {}} | self.child.ask(request, seconds, "the call")
         self._called = True
         answer = _answer(reply)
         for name, count in answer.kernels.items():
             self.kernels[name] = self.kernels.get(name, 0) + count
         if not answer.error:
-            reader = Reader(out)
-            try:
-                answer.leaves = {str(name): reader.value(described) for name, described in reply["leaves"].items()}
-                answer.state = {
-                    str(name): reader.value(described).clone() for name, described in reply["state"].items()
-                }
-            except (WireError, OSError, KeyError, TypeError, ValueError) as error:
-                raise DiedError(f"sent outputs that do not fit together: {error}") from None
+            answer.leaves, answer.state = _tensors(out, reply["leaves"]), _tensors(out, reply["state"])
+            if not answer.leaves.keys() == answer.strides.keys() == answer.devices.keys() or any(
+                leaf.dim() != len(answer.strides[name]) for name, leaf in answer.leaves.items()
+            ):
+                raise DiedError("sent outputs that do not fit together")
             answer.facts += _changed_inputs(folder, inputs)
         shutil.rmtree(folder, ignore_errors=True)  # what is mapped stays until it is let go
         shutil.rmtree(out, ignore_errors=True)
@@ -119,15 +118,30 @@ class Candidate:
 
 
 def _answer(reply: Mapping[str, Any]) -> Answer:
-    return Answer(
-        strides={str(name): tuple(stride) for name, stride in reply.get("strides", {}).items()},
-        devices={str(name): str(device) for name, device in reply.get("devices", {}).items()},
-        structure=str(reply.get("structure", "")),
-        facts=[str(fact) for fact in reply.get("facts", [])],
-        kernels={str(name): int(count) for name, count in reply.get("kernels", {}).items()},
-        error=str(reply.get("error", "")),
-        error_text=str(reply.get("text", "")),
-    )
+    """Raises DiedError for what is no answer: code of the candidate's may have sent it."""
+    try:
+        return Answer(
+            strides={plain(name): tuple(map(int, stride)) for name, stride in reply.get("strides", {}).items()},
+            devices={plain(name): plain(device) for name, device in reply.get("devices", {}).items()},
+            structure=plain(reply.get("structure", "")),
+            facts=[plain(fact) for fact in reply.get("facts", [])],
+            kernels={plain(name): int(count) for name, count in reply.get("kernels", {}).items()},
+            error=plain(reply.get("error", "")),
+            error_text=plain(reply.get("text", "")),
+        )
+    except Exception as error:
+        raise DiedError(f"sent something that is no answer: {type(error).__name__}") from None
+
+
+def _tensors(folder: Path, described: Any) -> dict[str, torch.Tensor]:
+    reader = Reader(folder)
+    try:
+        found = {plain(name): reader.value(one) for name, one in described.items()}
+    except Exception as error:  # it may describe anything
+        raise DiedError(f"sent outputs that do not fit together: {plain(str(error))[:200]}") from None
+    if not all(isinstance(value, torch.Tensor) for value in found.values()):
+        raise DiedError("sent outputs that do not fit together")
+    return found
 
 
 def _changed_inputs(folder: Path, inputs: list[Any]) -> list[str]:
@@ -139,6 +153,10 @@ def _changed_inputs(folder: Path, inputs: list[Any]) -> list[str]:
             storage = tensor.untyped_storage()
             name = files.setdefault(storage._cdata, f"{len(files)}.bin")
             before = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
-            if not same(read_bytes(folder / name), before.cpu()):
+            try:
+                changed = not same(read_bytes(folder / name), before.cpu())
+            except (WireError, OSError):
+                changed = True
+            if changed:
                 facts.append(f"input {i} is changed")
     return facts

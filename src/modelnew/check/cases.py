@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Generator as Yields
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
-import torch
-from torch import nn
-from torch.func import functional_call
-
-from modelnew import fakes
 from modelnew.check.generators import GENERATORS, Generator
-from modelnew.check.observe import copy_tree, flat
+from modelnew.check.layouts import LAYOUTS, expanded, laid_out, with_specials
+from modelnew.check.resized import Group, Resizer
 from modelnew.check.truth import Reference
 
-Shape = tuple[int, ...]
-Group = list[tuple[int, int]]  # (input, dim) that change size together
-
 SIZES = (1, 7, 31, 33)  # of a dim: one, prime, either side of a power of two
-
-MOST_ELEMENTS = 200_000  # of inputs at another size, where the given ones are not more
+MORE_SIZES = (0, 2, 64, 257)  # of the first dim that is open
+DRAWN_SIZES = (6, 10)  # further ones, up to 2 to this power, that nobody knows beforehand
+SPECIAL = "nan, infinities, -0 and subnormal numbers"
 
 
 @dataclass(frozen=True)
@@ -42,6 +38,7 @@ class Case:
     same_values: str = ""
     layout: bool = False  # the memory is unusual, so the output's may be too
     gradients: bool = False
+    few_runs: bool = False  # its noise is measured by fewer runs
 
     def named(self, name: str, catches: str) -> Case:
         """The same inputs for another purpose."""
@@ -49,217 +46,135 @@ class Case:
 
 
 class Source(Protocol):
-    """Where the inputs come from."""
+    """Where the inputs come from. text: of the reference's source, where there is a file."""
+
+    text: str
 
     def inputs(self, generator: Generator, seed: int) -> list[Any] | None:
         """CPU tensors; None where the generator changes nothing."""
         ...
 
 
-def all_cases(reference: Reference, source: Source, draw: random.Random, gradients: bool) -> Iterator[Case]:
-    """Every case for a reference, the file's own inputs first."""
-    module = reference.module
-    training = module.training
-    found: dict[str, list[Any]] = {}
-    for generator in GENERATORS:
-        inputs = source.inputs(generator, draw.getrandbits(62))
-        if inputs is not None:
-            state = "shipped" if generator.fill is None else ("integers" if generator.integral else "redrawn")
-            found[generator.name] = inputs
-            yield Case(generator.name, generator.catches, inputs, state, training)
-    same_values = "normal" if "normal" in found else ""
-    base = found.get("normal", found["shipped"])
-    common = Case("", "", base, "redrawn", training)
-    if reference.mode_matters(base):
-        yield replace(common, name="other mode", catches="what only holds in one mode", training=not training)
-    for name, inputs in resized(module, base, draw.getrandbits(62)):
+class Cases:
+    """The cases of a reference. `only`: names of cases; None for all."""
+
+    def __init__(
+        self,
+        reference: Reference,
+        source: Source,
+        draw: random.Random,
+        gradients: bool = False,
+        only: Collection[str] | None = None,
+    ) -> None:
+        self.reference = reference
+        self.source = source
+        self.draw = draw
+        self.gradients = gradients
+        self.only = only
+        self.training = reference.module.training
+        self.base: list[Any] = []  # the inputs that the others are made from
+        self._taken: set[str] = set()  # sizes that have a case
+
+    @cached_property
+    def resizer(self) -> Resizer:
+        return Resizer(self.reference.module, self.base, self.draw.getrandbits(62))
+
+    def all(self) -> Iterator[Case]:
+        """Every case, the file's own inputs first."""
+        found = yield from self._generated()
+        if self._wanted("other parameters") and any(True for _ in self.reference.module.parameters()):
+            catches = "answers kept from the same inputs, weights packed once"
+            yield self._case("other parameters", catches, found["shipped"])
+        self.base = found.get("normal", found["shipped"])
+        same_values = "normal" if "normal" in found else ""
+        if self._wanted("other mode"):
+            matters = self.reference.mode_matters(self.base)
+            catches = "what only holds in one mode"
+            like = "" if matters else same_values
+            yield self._case("other mode", catches, self.base, training=not self.training, same_values=like)
+        resized = list(self._resized())
+        yield from resized
+        yield from self._laid_out(self.base, "", same_values)
+        for case in resized[1:3]:  # sizes and strides at once
+            yield from self._laid_out(case.inputs, f"{case.name}, ", case.name, self.draw.choice(list(LAYOUTS)))
+        catches = "strides of 0"
+        for name, dim in (("expanded rows", 0), ("expanded columns", -1)):
+            if self._wanted(name) and (spread := expanded(self.base, dim)) is not None:
+                yield self._case(name, catches, spread, may_refuse=True, layout=True)
+        if self._wanted("special values"):
+            special, catches = with_specials(self.base, self.draw.getrandbits(62)), SPECIAL
+            yield self._case("special values", catches, special)
+        if self.gradients:
+            yield self._case("gradients", "a missing or wrong backward", self.base, gradients=True)
+
+    def at_boundaries(self, ranked: Sequence[AbstractSet[int]], most: int, draw: random.Random) -> Iterator[Case]:
+        """Sizes around numbers at which code may change course, those of the first sets first; `most` sizes, which of
+        them is drawn where there are more."""
+        taken = set(self._taken)
+        for numbers in ranked:
+            places = [
+                (label, group, size)
+                for label, group in self.resizer.groups
+                for number in sorted(numbers)
+                for size in sorted(self._around(group, number))
+            ]
+            draw.shuffle(places)
+            for label, group, size in places:
+                if most and f"{label} {size}" not in taken and (case := self._sized(label, group, size)) is not None:
+                    taken.add(case.name)
+                    most -= 1
+                    yield case
+
+    def _around(self, group: Group, number: int) -> set[int]:
+        """Sizes next to a number, of a dim or of all elements."""
+        rows = number // self.resizer.row(group)
+        return {number - 1, number, number + 1} | ({rows, rows + 1} if rows > 1 else set())
+
+    def _generated(self) -> Yields[Case, None, dict[str, list[Any]]]:
+        found: dict[str, list[Any]] = {}
+        for generator in GENERATORS:
+            seed = self.draw.getrandbits(62)
+            if not (self._wanted(generator.name) or generator.name in ("shipped", "normal")):
+                continue
+            inputs = self.source.inputs(generator, seed)
+            if inputs is not None:
+                state = "shipped" if generator.fill is None else ("integers" if generator.integral else "redrawn")
+                found[generator.name] = inputs
+                if self._wanted(generator.name):
+                    yield Case(generator.name, generator.catches, inputs, state, self.training)
+        return found
+
+    def _resized(self) -> Iterator[Case]:
+        for number, (label, group) in enumerate(self.resizer.groups):
+            drawn = [round(2 ** self.draw.uniform(1, limit)) for limit in DRAWN_SIZES if number < 2]
+            for size in (*SIZES, *(MORE_SIZES if not number else ()), *drawn):
+                name = f"{label} {size}"
+                if name in self._taken or not self._wanted(name):
+                    continue
+                if (case := self._sized(label, group, size, heavy=size in SIZES)) is not None:
+                    self._taken.add(name)
+                    yield case
+
+    def _sized(self, label: str, group: Group, size: int, *, heavy: bool = False) -> Case | None:
+        """The case; None where the reference does not take that size, or where it is much work that need not be."""
+        if not heavy and not self.resizer.light(group, size):
+            return None
+        inputs = self.resizer.at(group, size)
         catches = "sizes built into the code, tails, empty blocks"
-        yield replace(common, name=name, catches=catches, inputs=inputs, may_refuse=True)
-    for name, inputs in layouts(base):
-        catches = "strides and alignment that the code takes for granted"
-        yield replace(
-            common, name=name, catches=catches, inputs=inputs, may_refuse=True, layout=True, same_values=same_values
+        return (
+            None if inputs is None else self._case(f"{label} {size}", catches, inputs, may_refuse=True, few_runs=True)
         )
-    if (spread := expanded(base)) is not None:
-        yield replace(common, name="expanded rows", catches="strides of 0", inputs=spread, may_refuse=True, layout=True)
-    special, catches = with_specials(base, draw.getrandbits(62)), "nan, infinities, -0 and subnormal numbers"
-    yield replace(common, name="special values", catches=catches, inputs=special)
-    if gradients:
-        yield replace(common, name="gradients", catches="a missing or wrong backward", gradients=True)
 
-
-def layouts(inputs: list[Any]) -> Iterator[tuple[str, list[Any]]]:
-    """The same values in other memory: transposed, in a wider row, misaligned, every second element, channels last."""
-    for name, change in (
-        ("transposed memory", _transposed),
-        ("rows of a wider tensor", _wider),
-        ("one element off alignment", _misaligned),
-        ("every second element", _every_second),
-        ("channels last", _channels_last),
-    ):
-        changed: list[bool] = []
-
-        def one(tensor: torch.Tensor, change: Any = change, changed: list[bool] = changed) -> torch.Tensor:
-            new = change(tensor)
-            changed.append(new is not None)
-            return tensor if new is None else new
-
-        varied = copy_tree(inputs, one)
-        if any(changed):
-            yield name, varied
-
-
-def _transposed(tensor: torch.Tensor) -> torch.Tensor | None:
-    if tensor.dim() < 2 or min(tensor.shape[-2:]) < 2:
-        return None
-    return tensor.transpose(-1, -2).contiguous().transpose(-1, -2)
-
-
-def _wider(tensor: torch.Tensor) -> torch.Tensor | None:
-    if tensor.dim() < 2:
-        return None
-    wide = tensor.new_zeros((*tensor.shape[:-1], tensor.shape[-1] + 3))
-    wide[..., 1:-2] = tensor
-    return wide[..., 1:-2]
-
-
-def _misaligned(tensor: torch.Tensor) -> torch.Tensor | None:
-    if tensor.dim() == 0:
-        return None
-    flat = tensor.new_zeros(tensor.numel() + 1)
-    flat[1:] = tensor.reshape(-1)
-    return flat[1:].view(tensor.shape)
-
-
-def _every_second(tensor: torch.Tensor) -> torch.Tensor | None:
-    if tensor.dim() == 0:
-        return None
-    wide = tensor.new_zeros((*tensor.shape[:-1], 2 * tensor.shape[-1]))
-    wide[..., ::2] = tensor
-    return wide[..., ::2]
-
-
-def _channels_last(tensor: torch.Tensor) -> torch.Tensor | None:
-    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else None
-
-
-def expanded(inputs: list[Any]) -> list[Any] | None:
-    """The first row of every floating input, expanded over dim 0 with stride 0; None where no input has rows."""
-    changed = False
-
-    def one(tensor: torch.Tensor) -> torch.Tensor:
-        nonlocal changed
-        if not tensor.is_floating_point() or tensor.dim() < 2 or tensor.shape[0] < 2:
-            return tensor
-        changed = True
-        return tensor[:1].clone().expand(tensor.shape)
-
-    varied: list[Any] = copy_tree(inputs, one)
-    return varied if changed else None
-
-
-def with_specials(inputs: list[Any], seed: int) -> list[Any]:
-    """nan, infinities, -0 and the smallest numbers in the first half of dim 0 of every floating input.
-
-    Not the largest: where a square or a sum overflows is not the same in every honest implementation.
-    """
-    generator = torch.Generator().manual_seed(seed)
-
-    def one(tensor: torch.Tensor) -> torch.Tensor:
-        if not tensor.is_floating_point() or not tensor.numel():
-            return tensor
-        info = torch.finfo(tensor.dtype)
-        tiny = info.smallest_normal
-        values = [torch.nan, torch.inf, -torch.inf, -0.0, 0.0, tiny, -tiny / 2]
-        new = tensor.clone().contiguous()
-        elements = new.view(-1)
-        rows = tensor.shape[0] if tensor.dim() else 1
-        reach = elements.numel() // rows * max(1, rows // 2)
-        count = min(len(values), max(1, reach // 2))
-        elements[torch.randperm(reach, generator=generator)[:count]] = torch.tensor(values[:count], dtype=tensor.dtype)
-        return new
-
-    varied: list[Any] = copy_tree(inputs, one)
-    return varied
-
-
-def resized(model: nn.Module, inputs: list[Any], seed: int) -> Iterator[tuple[str, list[Any]]]:
-    """Inputs of other sizes that the model accepts, found by running it on fake tensors: nothing is allocated.
-
-    Dims that must change together (a batch of two inputs) are changed together.
-    """
-    tensors = flat(inputs)
-    accepts = _probe(model, inputs)
-    if accepts is None:
-        return
-    for label, group in _groups(tensors, accepts):
-        for size in SIZES:
-            if any(tensors[i].shape[d] == size for i, d in group):
+    def _laid_out(self, inputs: list[Any], prefix: str, same_values: str, one: str = "") -> Iterator[Case]:
+        catches = "strides and alignment that the code takes for granted"
+        for name, change in LAYOUTS.items():
+            if one not in ("", name) or not self._wanted(prefix + name):
                 continue
-            shapes = _changed([tuple(t.shape) for t in tensors], group, size)
-            elements = sum(math.prod(shape) for shape in shapes)
-            if elements <= max(MOST_ELEMENTS, sum(t.numel() for t in tensors)) and accepts(shapes):
-                yield f"{label} {size}", _redrawn(inputs, shapes, seed)
+            if (varied := laid_out(inputs, change)) is not None:
+                yield self._case(prefix + name, catches, varied, may_refuse=True, layout=True, same_values=same_values)
 
+    def _wanted(self, name: str) -> bool:
+        return self.only is None or name in self.only
 
-def _groups(tensors: list[torch.Tensor], accepts: Callable[[list[Shape]], bool]) -> Iterator[tuple[str, Group]]:
-    """Sets of (input, dim) that can change size together."""
-    shapes = [tuple(tensor.shape) for tensor in tensors]
-    done: set[tuple[int, int]] = set()
-    for i, tensor in enumerate(tensors):
-        for d in range(tensor.dim()):
-            if (i, d) in done or tensor.shape[d] < 2:
-                continue
-            equal = [(j, e) for j, shape in enumerate(shapes) for e in range(len(shape)) if shape[e] == tensor.shape[d]]
-            same_dim = [(j, e) for j, e in equal if e == d]
-            for group in ([(i, d)], same_dim, equal):
-                if accepts(_changed(shapes, group, tensor.shape[d] + 1)):
-                    done |= set(group)
-                    yield ("batch" if d == 0 else f"dim {d} of input {i} ="), group
-                    break
-
-
-def _changed(shapes: list[Shape], group: Group, size: int) -> list[Shape]:
-    return [tuple(size if (i, d) in group else old for d, old in enumerate(shape)) for i, shape in enumerate(shapes)]
-
-
-def _probe(model: nn.Module, inputs: list[Any]) -> Callable[[list[Shape]], bool] | None:
-    """A function that says whether the model accepts inputs of given shapes; None where it cannot run on fake tensors
-    at all.
-    """
-    mode = fakes.new_mode()
-    state: dict[str, torch.Tensor] = {
-        name: mode.from_tensor(value.detach()) for name, value in (*model.named_parameters(), *model.named_buffers())
-    }
-
-    def accepts(shapes: list[Shape]) -> bool:
-        remaining = iter(shapes)
-        with mode, fakes.quiet_logs(), torch.no_grad():
-            empty = copy_tree(inputs, lambda t: torch.empty(next(remaining), dtype=t.dtype, device=_device(model, t)))
-            try:
-                functional_call(model, state, tuple(empty))
-            except Exception:
-                return False
-        return True
-
-    return accepts if accepts([tuple(tensor.shape) for tensor in flat(inputs)]) else None
-
-
-def _device(model: nn.Module, tensor: torch.Tensor) -> torch.device:
-    return next((value.device for value in model.state_dict().values()), tensor.device)
-
-
-def _redrawn(inputs: list[Any], shapes: list[Shape], seed: int) -> list[Any]:
-    """Normal values for floating inputs, values that occur in the original for others."""
-    generator = torch.Generator().manual_seed(seed)
-    remaining = iter(shapes)
-
-    def one(tensor: torch.Tensor) -> torch.Tensor:
-        shape = next(remaining)
-        if tensor.is_floating_point():
-            return torch.randn(shape, generator=generator, dtype=torch.float64).to(tensor.dtype)
-        picks = torch.randint(0, max(1, tensor.numel()), shape, generator=generator)
-        return tensor.reshape(-1)[picks]
-
-    varied: list[Any] = copy_tree(inputs, one)
-    return varied
+    def _case(self, name: str, catches: str, inputs: list[Any], training: bool | None = None, **what: Any) -> Case:
+        return Case(name, catches, inputs, "redrawn", self.training if training is None else training, **what)

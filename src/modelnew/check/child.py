@@ -9,8 +9,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import resource
 import sys
-import traceback
 import warnings
 from pathlib import Path
 from typing import IO, Any
@@ -20,7 +20,7 @@ from torch import nn
 
 from modelnew.check import tamper
 from modelnew.check.gradients import WithGradients
-from modelnew.check.observe import Observer, checksum, copy_tree, flat, launches, moved, seed_all
+from modelnew.check.observe import Observer, checksum, copy_tree, flat, launches, moved, seed_all, told
 from modelnew.check.streams import call_late
 from modelnew.check.wire import Reader, Writer
 
@@ -91,18 +91,18 @@ class Server:
         return {"sums": {name: int(checksum(value)) for name, value in state.items() if torch.is_tensor(value)}}
 
     def call(self, request: dict[str, Any]) -> dict[str, Any]:
-        """One call. `reuse`: the new bytes come to the addresses of the previous call's inputs."""
+        """One call. `under`: see `Observer.call`. `reuse`: the new bytes come to the addresses of the previous call's inputs."""
         observer = self.gradients if request["gradients"] else self.observer
         assert observer is not None
         alone = request["quiet"] and tamper.works_alone()
-        reader = Reader(Path(request["folder"]), self.device)
+        reader = Reader(Path(request["folder"]), self.device, shared=True)
         given = reader.value(request["inputs"])
         inputs = copy_tree(given, lambda tensor: moved(tensor, self.device))
         if request["reuse"]:
             inputs = _overwrite(self.held, inputs)
         self.held = inputs
         flags, threads = tamper.flags(), tamper.threads()
-        options = {name: request[name] for name in ("seed", "poison", "training")}
+        options = {name: request[name] for name in ("seed", "poison", "training", "under")}
         answer = observer.call(inputs, how=call_late if request["late"] else None, **options)
         if answer.error:
             return {"error": answer.error, "text": answer.error_text, "where": "the call"}
@@ -144,8 +144,8 @@ def _overwrite(held: list[Any], new: list[Any]) -> list[Any]:
 
 
 def _raised(where: str, error: BaseException) -> dict[str, Any]:
-    text = "".join(traceback.format_exception(error, limit=-4))
-    return {"error": f"{type(error).__name__}: {str(error).strip() or '(no message)'}", "text": text, "where": where}
+    said, place = told(error)
+    return {"error": said, "text": place, "where": where}
 
 
 def serve(requests: IO[str], replies: IO[str]) -> None:
@@ -156,12 +156,13 @@ def serve(requests: IO[str], replies: IO[str]) -> None:
     replies.flush()
     for line in requests:
         request = json.loads(line)
-        reply = handlers[request["do"]](request)
+        reply = {**handlers[request["do"]](request), "number": request["number"]}
         replies.write(json.dumps(reply) + "\n")
         replies.flush()
 
 
 def main() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves no gigabytes behind
     requests, replies = os.fdopen(int(sys.argv[1]), "r"), os.fdopen(int(sys.argv[2]), "w")
     warnings.filterwarnings("ignore", message=".*deterministic.*")
     serve(requests, replies)

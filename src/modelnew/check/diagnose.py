@@ -26,7 +26,12 @@ def explain(reference: Reference, case: Case, evaluation: Evaluation, answer: An
         got = answer.leaves[name].to(truth.exact.device)
         if got.shape != truth.exact.shape or not got.numel():
             continue
+        in_order = _ignoring_strides(reference, case, name, seed) if case.layout else None
+        if in_order is not None and _close(got, in_order) and not _close(truth.eager, in_order):
+            return "it ignores the strides of its inputs: it reads their memory as if it were contiguous"
         missing = got.isnan() & ~truth.exact.isnan()
+        if case.layout and bool(missing.any()):
+            return "nan where the truth has none: it reads beside its inputs' elements, or leaves some unwritten"
         if bool(missing.any()) and not bool(missing.all()):
             return f"{int(missing.sum())} of {got.numel()} elements look as if nobody wrote them"
         if bool(missing.all()):
@@ -38,18 +43,16 @@ def explain(reference: Reference, case: Case, evaluation: Evaluation, answer: An
         for i, value in enumerate(flat(case.inputs)):
             if value.shape == got.shape and torch.equal(value.to(got.device, got.dtype), got):
                 return f"it returns input {i} as it is"
-        if case.layout and _close(got, _ignoring_strides(reference, case, name, seed)):
-            return "it ignores the strides of its inputs: it reads their memory as if it were contiguous"
         if got.dtype in (torch.float16, torch.bfloat16) and not _close(got, truth.eager):
             return POINTERS
     return ""
 
 
-def _close(got: torch.Tensor, other: torch.Tensor | None) -> bool:
-    if other is None or other.shape != got.shape:
+def _close(got: torch.Tensor, other: torch.Tensor) -> bool:
+    if other.shape != got.shape or not torch.equal(got.isnan(), other.isnan()):
         return False
-    size = float(other.double().norm())
-    return bool(float((got.double() - other.double()).norm()) <= CLOSE * size)
+    size = float(other.double().nan_to_num(0.0).norm())
+    return bool(float((got.double() - other.double()).nan_to_num(0.0).norm()) <= CLOSE * size)
 
 
 def _ignoring_strides(reference: Reference, case: Case, name: str, seed: int) -> torch.Tensor | None:

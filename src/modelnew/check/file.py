@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +23,9 @@ from modelnew.check.inputs import FileInputs
 from modelnew.check.judge import Judge
 from modelnew.check.larger import Larger
 from modelnew.check.precision import product_unit
-from modelnew.check.process import DiedError, Limits
+from modelnew.check.process import SCRATCH_BYTES, DiedError, Limits, Processes
 from modelnew.check.report import CaseResult, Report
+from modelnew.check.toolchain import fault
 from modelnew.check.truth import Reference
 from modelnew.check.whole import Whole
 from modelnew.errors import CheckError
@@ -44,6 +46,7 @@ def check_file(
     gradients: bool = False,
     memory_limit: int | None = None,
     time_limit: float | None = None,
+    disk_limit: int = SCRATCH_BYTES,
     sandbox: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Report:
@@ -53,7 +56,7 @@ def check_file(
     precision: "tf32", "fp16" or "bf16" allows products that precision; None only the dtype's own. gradients: compares
     those too. memory_limit: bytes that the candidate's process may take; None: what is free, less a reserve.
     time_limit: seconds that it may take to be imported, and for each call; None: 600 for what may build kernels, 60 for
-    other calls. sandbox: runs the candidate in bubblewrap.
+    other calls. disk_limit: bytes that it may write to its scratch folder. sandbox: runs the candidate in bubblewrap.
     Raises CheckError where the check cannot be carried out, ReferenceFileError where the reference does not run.
     """
     return check_files(
@@ -66,6 +69,7 @@ def check_file(
         gradients=gradients,
         memory_limit=memory_limit,
         time_limit=time_limit,
+        disk_limit=disk_limit,
         sandbox=sandbox,
         progress=progress,
     )[0]
@@ -82,6 +86,7 @@ def check_files(
     gradients: bool = False,
     memory_limit: int | None = None,
     time_limit: float | None = None,
+    disk_limit: int = SCRATCH_BYTES,
     sandbox: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[Report]:
@@ -90,23 +95,27 @@ def check_files(
         if not path.is_file():
             raise CheckError("there is no such file", doing="checking", on=str(path))
     seed = int.from_bytes(os.urandom(6), "big") if seed is None else seed
-    reduced = sizes.reduce(problem, device, dtype, progress)
     free, _ = memory.free_memory(torch.device(device))
-    limit = memory_limit or max(1 << 30, free - (2 << 30))
-    unit = product_unit(precision)
+    limits = Limits(memory_limit or max(1 << 30, free - (2 << 30)), time_limit, sandbox, disk_limit)
+    with contextlib.closing(Processes(limits)) as processes:
+        processes.start_one()  # while the truths are found
+        reduced = sizes.reduce(problem, device, dtype, progress)
+        unit = product_unit(precision)
 
-    def make(wanted: torch.dtype | None) -> torch.nn.Module:
-        return reduced.problem.model(device=device, dtype=wanted, seed=seed)
+        def make(wanted: torch.dtype | None) -> torch.nn.Module:
+            return reduced.problem.model(device=device, dtype=wanted, seed=seed)
 
-    reference = Reference(make, device=torch.device(device), dtype=dtype_named(dtype), seed=seed, product_unit=unit)
-    source = FileInputs(reduced.problem, dtype)
-    judge = Judge(reference, source, seed=seed, progress=progress, gradients=gradients)
-    first = judge.evaluation(judge.cases[0])
-    if first.error:
-        raise CheckError(f"the reference raises {first.error}", doing="checking", on=str(problem.path))
-    larger = larger_sizes.make(problem, reduced.larger, device, dtype, judge.call_seed, unit, progress, reduced.full)
-    task = _Task(judge, reduced, larger, Limits(limit, time_limit, sandbox), device, dtype, progress)
-    return task.reports(candidates)
+        reference = Reference(make, device=torch.device(device), dtype=dtype_named(dtype), seed=seed, product_unit=unit)
+        source = FileInputs(reduced.problem, dtype)
+        judge = Judge(reference, source, seed=seed, progress=progress, gradients=gradients)
+        first = judge.evaluation(judge.cases[0])
+        if first.error:
+            raise CheckError(f"the reference raises {first.error}", doing="checking", on=str(problem.path))
+        larger = larger_sizes.make(
+            problem, reduced.larger, device, dtype, judge.call_seed, unit, progress, reduced.full
+        )
+        task = _Task(judge, reduced, larger, processes, limits, device, dtype, progress)
+        return task.reports(candidates)
 
 
 @dataclass
@@ -126,6 +135,7 @@ class _Task:
     judge: Judge
     reduced: sizes.Reduced
     larger: Larger | str | None
+    processes: Processes
     limits: Limits
     device: str
     dtype: str | None
@@ -135,15 +145,15 @@ class _Task:
         """Judges the candidates, a few at a time."""
         if len(paths) == 1:
             return [self._conclude(self._judge(paths[0]))]
-        for case in self.judge.cases:  # the truths first: they change the default dtype, which threads share
-            self.judge.evaluation(case)
+        for case in [*self.judge.cases, *(case for path in paths for case in self.judge.boundaries(_source(path)))]:
+            self.judge.evaluation(case)  # the truths first: they change the default dtype, which threads share
         with ThreadPoolExecutor(min(SIDE_BY_SIDE, os.cpu_count() or 1)) as pool:
             found = list(pool.map(self._judge, paths))
         return [self._conclude(item) for item in found]
 
     def _judge(self, path: Path) -> _Found:
         found = _Found(path, time.monotonic())
-        found.results += self._results(found, self._cases)
+        found.results += self._results(found, self._cases, ahead=isinstance(self.larger, Larger))
         if isinstance(self.larger, Larger) and not any(case.outcome == "rejected" for case in found.results):
             self.progress(f"candidate: {larger_sizes.NAME}")
             found.results += self._results(found, self._larger)
@@ -161,10 +171,15 @@ class _Task:
             kernels=found.kernels,
         )
 
-    def _results(self, found: _Found, work: Callable[[Candidate], Iterator[CaseResult]]) -> list[CaseResult]:
-        """What `work` finds with a process of its own; the end of that process is a finding too."""
+    def _results(
+        self, found: _Found, work: Callable[[Candidate], Iterator[CaseResult]], *, ahead: bool = False
+    ) -> list[CaseResult]:
+        """What `work` finds with a process of its own; the end of that process is a finding too. ahead: the next one that
+        is needed is started meanwhile."""
         results: list[CaseResult] = []
-        runner = Candidate(found.path, device=torch.device(self.device), limits=self.limits)
+        runner = Candidate(found.path, self.processes.take(), device=torch.device(self.device), limits=self.limits)
+        if ahead:
+            self.processes.start_one()
         try:
             for result in work(runner):
                 results.append(result)
@@ -181,15 +196,22 @@ class _Task:
         problem = self.reduced.problem
         args, kwargs = reference_file.constructor_arguments(problem.path, problem.module)
         loaded = runner.load(args, kwargs, dtype_named(self.dtype), self.judge.call_seed)
+        if loaded.error and (why := fault(loaded.error + loaded.error_text)):
+            yield CaseResult("loading", "files that do not run", "undecided", why, detail=loaded.error_text)
+            return
         if loaded.error or loaded.facts:
             reason = loading_error(loaded) if loaded.error else f"{loaded.facts[0]} by importing the file"
             yield CaseResult("loading", "files that do not run", "rejected", reason, detail=loaded.error_text)
             return
-        yield from self.judge.judge(runner)
+        yield from self.judge.judge(runner, _source(runner.path))
 
     def _larger(self, runner: Candidate) -> Iterator[CaseResult]:
         assert isinstance(self.larger, Larger)
         yield from self.larger.judge(runner)
+
+
+def _source(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def _size_notes(reduced: sizes.Reduced, larger: Larger | str | None) -> tuple[str, ...]:

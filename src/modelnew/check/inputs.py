@@ -18,6 +18,7 @@ class FileInputs:
     def __init__(self, problem: Problem, dtype: str | None) -> None:
         self.problem = problem
         self.dtype = dtype
+        self.text = problem.source
 
     def inputs(self, generator: Generator, seed: int) -> list[Any] | None:
         """CPU tensors; None where `get_inputs()` calls none of the functions that the generator stands for."""
@@ -31,6 +32,8 @@ class FileInputs:
 
 class GivenInputs:
     """The inputs a caller gave; other generators fill their floating tensors."""
+
+    text = ""
 
     def __init__(self, inputs: list[Any]) -> None:
         self.given = inputs

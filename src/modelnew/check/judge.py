@@ -12,16 +12,21 @@ import torch
 
 from modelnew.check import mutants
 from modelnew.check.answers import result
-from modelnew.check.cases import Case, Source, all_cases
+from modelnew.check.cases import Case, Cases, Source
 from modelnew.check.diagnose import explain
 from modelnew.check.generators import GENERATORS, redraw
+from modelnew.check.literals import ranked
 from modelnew.check.observe import Answer, same
 from modelnew.check.precision import nearest
 from modelnew.check.report import CaseResult
+from modelnew.check.toolchain import fault
 from modelnew.check.truth import Evaluation, Reference, put
 from modelnew.check.verdict import RMS_LIMIT, rms
 from modelnew.targets import dtype_text
 
+MOST_OF_REFERENCE, MOST_OF_CANDIDATE = 6, 12  # sizes that are tried around the numbers of their sources
+SURROUNDINGS = {"recorded by autograd": "autograd", "frozen parameters": "frozen", "inference mode": "inference_mode"}
+FEW_RUNS = 2  # of the noise at other sizes: it is as large there as where more of them measured it
 MOVES = 1e-4  # relative change of the output below which the inputs do not matter
 
 
@@ -41,6 +46,7 @@ class Candidate(Protocol):
         gradients: bool = False,
         late: bool = False,
         quiet: bool = False,
+        under: str = "no_grad",
     ) -> Answer: ...
 
 
@@ -68,7 +74,10 @@ class Judge:
             "redrawn": redraw(shipped, draw.getrandbits(62)),
             "integers": redraw(shipped, draw.getrandbits(62), integral=True),
         }
-        self.cases = list(all_cases(reference, source, draw, gradients))
+        self._maker = Cases(reference, source, draw, gradients)
+        self.cases = list(self._maker.all())
+        decided = [self._maker.resizer.decisions(), *ranked(source.text)[:1]]
+        self.cases += self._maker.at_boundaries(decided, MOST_OF_REFERENCE, draw)
         reference.settle(self.cases[0].inputs)
         self._evaluations: dict[str, Evaluation] = {}
         self._reference_in_use = threading.RLock()  # candidates may be judged side by side
@@ -80,16 +89,25 @@ class Judge:
                 self.progress(f"truth: {case.name}")
                 like = next((self.evaluation(other) for other in self.cases if other.name == case.same_values), None)
                 reference = self.reference.with_gradients() if case.gradients else self.reference
+                reference = reference.with_runs(FEW_RUNS) if case.few_runs else reference
                 self._evaluations[case.name] = reference.evaluate(
                     case.inputs, self.states[case.state], seed=self.call_seed, training=case.training, like=like
                 )
             return self._evaluations[case.name]
 
-    def judge(self, candidate: Candidate) -> Iterator[CaseResult]:
-        """Results, case by case. Raises what the candidate raises for a process that is gone."""
+    def boundaries(self, text: str) -> list[Case]:
+        """Further cases for a candidate: sizes around the numbers in its source."""
+        with self._reference_in_use:
+            named = {case.name for case in self.cases}
+            found = self._maker.at_boundaries(ranked(text), MOST_OF_CANDIDATE, random.Random(self.seed))
+            return [case for case in found if case.name not in named]
+
+    def judge(self, candidate: Candidate, text: str = "") -> Iterator[CaseResult]:
+        """Results, case by case. text: the candidate's source. Raises what the candidate raises for a process that is
+        gone."""
         loaded = ""
         first: Answer | None = None
-        for case in self.cases:
+        for case in [*self.cases, *self.boundaries(text)]:
             if case.state != loaded:
                 answer = candidate.load_state(self.states[case.state])
                 if answer.error:
@@ -99,6 +117,9 @@ class Judge:
                 loaded = case.state
             self.progress(f"candidate: {case.name}")
             answer = self._call(candidate, case)
+            if answer.error and (why := fault(answer.error + answer.error_text)):
+                yield CaseResult(case.name, case.catches, "undecided", why, detail=answer.error_text)
+                return
             evaluation = self.evaluation(case)
             found = result(case, evaluation, answer, self.states[case.state])
             yield self._explained(found, case, evaluation, answer)
@@ -117,7 +138,7 @@ class Judge:
             why = explain(self.reference, case, evaluation, answer, self.call_seed)
         return found.because(why) if why else found
 
-    def _call(self, candidate: Candidate, case: Case, *, poison: bool = True, **how: bool) -> Answer:
+    def _call(self, candidate: Candidate, case: Case, *, poison: bool = True, **how: Any) -> Answer:
         how["gradients"] = case.gradients
         return candidate.call(case.inputs, seed=self.call_seed, poison=poison, training=case.training, **how)
 
@@ -138,6 +159,7 @@ class Judge:
             answer = self._call(candidate, late, late=True)
             yield result(late, self.evaluation(shipped), answer, self.states[shipped.state])
         normal = next((case for case in self.cases if case.name == "normal"), None)
+        yield from self._surroundings(candidate, normal or shipped)
         if normal is None:
             return
         candidate.load_state(self.states[normal.state])
@@ -147,6 +169,17 @@ class Judge:
         moved = normal.named("new values, same address", "answers remembered by address or version")
         answer = self._call(candidate, moved, reuse=True)
         yield result(moved, self.evaluation(normal), answer, self.states[normal.state])
+
+    def _surroundings(self, candidate: Candidate, case: Case) -> Iterator[CaseResult]:
+        """The same call where autograd records it, and where it could but need not."""
+        state = self.states[case.state]
+        for name, under in SURROUNDINGS.items():
+            with self._reference_in_use:
+                if not self.reference.runs_under(under, case.inputs, state, case.training):
+                    continue
+            candidate.load_state(state)
+            answer = self._call(candidate, case, under=under)
+            yield result(case.named(name, "what holds only under no_grad"), self.evaluation(case), answer, state)
 
     @cached_property
     def vacuous(self) -> str:

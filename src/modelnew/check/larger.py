@@ -19,7 +19,7 @@ from modelnew import reference as reference_file
 from modelnew.check import whole
 from modelnew.check.answers import result
 from modelnew.check.candidate import Candidate
-from modelnew.check.cases import Case, all_cases
+from modelnew.check.cases import Case, Cases
 from modelnew.check.inputs import FileInputs
 from modelnew.check.report import CaseResult
 from modelnew.check.sizes import Work
@@ -82,7 +82,8 @@ class Larger:
         self.checksums, self.state = reference.checksums(), reference.buffers()
         for case in self._wanted(reference):
             reference.settle(case.inputs)
-            found = reference.evaluate(case.inputs, self.state, seed=self.seed, training=case.training)
+            like = self.cases[0][1] if self.cases and case.same_values else None  # "normal", whose values these are
+            found = reference.evaluate(case.inputs, self.state, seed=self.seed, training=case.training, like=like)
             self.cases.append((case, found))
             if found.answer.state:  # the candidate could not be put back for another
                 break
@@ -111,7 +112,8 @@ class Larger:
 
     def _wanted(self, reference: Reference) -> Iterator[Case]:
         source = FileInputs(self.problem, self.dtype)
-        found = {case.name: case for case in all_cases(reference, source, random.Random(self.seed), False)}
+        cases = Cases(reference, source, random.Random(self.seed), only=SEVERAL)
+        found = {case.name: case for case in cases.all()}
         few = self.parameters > MANY
         for name in ("normal" if "normal" in found else "shipped",) if few else SEVERAL:
             if name in found:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import inspect
 import os
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -54,6 +57,7 @@ class LiveCandidate:
         gradients: bool = False,
         late: bool = False,
         quiet: bool = False,
+        under: str = "no_grad",
     ) -> Answer:
         given = copy_tree(inputs, lambda tensor: moved(twin(tensor), self.device))
         if reuse:
@@ -63,7 +67,7 @@ class LiveCandidate:
         self.held = given
         observer = self.gradients if gradients else self.observer
         how = call_late if late else None
-        answer = observer.call(given, seed=seed, poison=poison, training=training, how=how)
+        answer = observer.call(given, seed=seed, poison=poison, training=training, how=how, under=under)
         if not answer.error:
             for i, (now, then) in enumerate(zip(given, inputs, strict=True)):
                 if not all(same(x.cpu(), y) for x, y in zip(tensors(now), tensors(then), strict=True)):
@@ -73,6 +77,14 @@ class LiveCandidate:
     def restore(self) -> None:
         self.module.load_state_dict(self._state)
         self.module.train(self._training)
+
+
+def _source(module: nn.Module) -> str:
+    """The text that defines its class, where there is one; an optimised module holds its own."""
+    text = getattr(type(module), "source", None)
+    with contextlib.suppress(OSError, TypeError):
+        text = text if isinstance(text, str) else inspect.getsource(type(module))
+    return textwrap.dedent(text) if isinstance(text, str) else ""
 
 
 def check_module(
@@ -117,7 +129,7 @@ def check_module(
                 f"the model raises {first.error}", doing="checking", on=type(model).__name__, hint="Check its inputs."
             )
         before = launches(candidate)
-        results = tuple(judge.judge(runner))
+        results = tuple(judge.judge(runner, _source(candidate)))
         kernels = {name: count - before.get(name, 0) for name, count in launches(candidate).items()}
     finally:
         runner.restore()

@@ -18,6 +18,7 @@ from torch import nn
 
 from modelnew.check.wide import tensors
 
+WRITTEN = "is written to"
 LARGE = 1 << 22  # elements of a parameter above which changes are found by checksum
 
 
@@ -62,9 +63,12 @@ class Observer:
         training: bool,
         modes: Any = None,
         how: Callable[..., tuple[Any, list[str]]] | None = None,
+        under: str = "no_grad",
     ) -> Answer:
-        """`module(*inputs)` under no_grad after seeding; nothing it raises comes out.
+        """`module(*inputs)` after seeding; nothing it raises comes out.
 
+        under: "no_grad", "inference_mode", "autograd" (which records the call), or "frozen" (it would, but no parameter
+        takes a gradient).
         poison: fresh memory from PyTorch's allocator is filled with nan, so that an element nobody writes cannot be
         right by luck. how: (module, inputs) → (result, facts), where it is not to be called plainly.
         """
@@ -73,21 +77,25 @@ class Observer:
             answer.facts.append("an output changed after it was returned")
         self.module.train(training)
         before = {name: snapshot(value) for name, value in self._state().items()}
+        versions = _versions(inputs) if how is None else {}  # another way to call may write to them itself
         launched = launches(self.module)
         seed_all(seed)
         random_state = torch.get_rng_state()
         try:
-            with torch.no_grad(), _poisoned(poison), modes or contextlib.nullcontext():
+            with _surroundings(self.module, under), _poisoned(poison), modes or contextlib.nullcontext():
                 result, found = how(self.module, inputs) if how else (self.module(*inputs), [])
             answer.facts += found
             _synchronize(inputs)
             named, answer.structure = flatten(result)
+            answer.leaves = {name: value.detach().contiguous() for name, value in named.items()}
         except BaseException as error:  # a candidate may raise SystemExit or KeyboardInterrupt by itself
-            answer.error = f"{type(error).__name__}: {str(error).strip() or '(no message)'}"
-            answer.error_text = "".join(traceback.format_exception(error, limit=-4))
+            answer.error, answer.error_text = told(error)
             return answer
         if not torch.equal(random_state, torch.get_rng_state()):
             answer.facts.append("the random state is changed")
+        if versions:
+            now = _versions(inputs)
+            answer.facts += [f"input {i} {WRITTEN}" for i, then in versions.items() if now[i] != then]
         others = {f"input {i}": tensor for i, value in enumerate(inputs) for tensor in tensors(value)}
         others |= {f"parameter {name}": value for name, value in self._state().items()}
         answer.facts += self._memory_facts(named, others)
@@ -95,7 +103,6 @@ class Observer:
         own = [value for value in self.previous if not any(_overlap(value, other) for other in others.values())]
         self._returned = [(value, snapshot(value)) for value in own]
         for name, value in named.items():
-            answer.leaves[name] = value.detach().contiguous()
             answer.strides[name] = tuple(value.stride())
             answer.devices[name] = str(value.device.type)
         answer.state = {
@@ -114,7 +121,7 @@ class Observer:
     def _memory_facts(self, outputs: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor]) -> list[str]:
         facts = []
         for name, value in outputs.items():
-            if type(value) not in (torch.Tensor, nn.Parameter):
+            if type(value) is not torch.Tensor:
                 facts.append(f"{name} is a {type(value).__name__}, not a plain tensor")
             elif value.layout == torch.strided and value.numel() and not value.untyped_storage().data_ptr():
                 facts.append(f"{name} has no memory behind it")
@@ -128,6 +135,34 @@ class Observer:
     def forget(self) -> None:
         """Lets the last call's outputs go."""
         self.previous, self._returned = [], []
+
+
+def told(error: BaseException) -> tuple[str, str]:
+    """An error in one line or more, and with its place; whatever its own methods do."""
+    try:
+        text = str(error).strip()
+        place = "".join(traceback.format_exception(error, limit=-4))
+    except Exception:
+        text = place = "(its text cannot be had)"
+    return f"{type(error).__name__}: {text or '(no message)'}", place
+
+
+def _versions(inputs: list[Any]) -> dict[int, list[int]]:
+    """How often PyTorch wrote to each input: one that was written to and put right again was wrong meanwhile."""
+    return {i: [tensor._version for tensor in tensors(value)] for i, value in enumerate(inputs)}
+
+
+@contextlib.contextmanager
+def _surroundings(module: nn.Module, under: str) -> Iterator[None]:
+    frozen = [value for value in module.parameters() if value.requires_grad] if under == "frozen" else []
+    for value in frozen:
+        value.requires_grad_(False)
+    try:
+        with {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}.get(under, torch.enable_grad)():
+            yield
+    finally:
+        for value in frozen:
+            value.requires_grad_(True)
 
 
 def seed_all(seed: int) -> None:
@@ -261,14 +296,23 @@ def flat(value: Any) -> list[torch.Tensor]:
 
 def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """A copy on `device` with the same strides and offset; the tensor itself where it is there already."""
-    return tensor if tensor.device == device else _with_storage(tensor, tensor.untyped_storage().to(device=device))
+    return (
+        tensor
+        if tensor.device == device
+        else _with_storage(tensor, tensor.untyped_storage().to(device=device), tensor.dtype)
+    )
 
 
-def twin(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy with the same strides and the same offset into a storage of its own."""
-    return _with_storage(tensor, tensor.detach().untyped_storage().clone())
+def twin(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """A copy with the same strides and the same offset into a storage of its own; of `dtype`, where it is floating and
+    one is given."""
+    storage = tensor.detach().untyped_storage()
+    if dtype is None or not tensor.is_floating_point():
+        return _with_storage(tensor, storage.clone(), tensor.dtype)
+    whole = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(storage)
+    return _with_storage(tensor, whole.to(dtype, copy=True).untyped_storage(), dtype)
 
 
-def _with_storage(like: torch.Tensor, storage: torch.UntypedStorage) -> torch.Tensor:
-    empty = torch.empty(0, dtype=like.dtype, device=storage.device)
+def _with_storage(like: torch.Tensor, storage: torch.UntypedStorage, dtype: torch.dtype) -> torch.Tensor:
+    empty = torch.empty(0, dtype=dtype, device=storage.device)
     return empty.set_(storage, like.storage_offset(), like.shape, like.stride())

@@ -50,7 +50,9 @@ class Work:
         return sum(math.prod(shape) for shape in self.parameters)
 
 
-class _Count(TorchDispatchMode):
+class Count(TorchDispatchMode):
+    """Counts the elements of the operands and results of all ops."""
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.elements = 0
@@ -69,7 +71,7 @@ def measure(problem: Problem, device: str, dtype: str | None) -> Work:
     """The work of one forward, on fake tensors."""
     abstract = problem.abstract(device=device, dtype=dtype)
     flops = FlopCounterMode(display=False)
-    count = _Count()
+    count = Count()
     with abstract.mode, fakes.quiet_logs(), torch.no_grad(), count, flops:
         abstract.model(*abstract.inputs)
     parameters = tuple(tuple(value.shape) for value in abstract.model.state_dict().values())

@@ -14,8 +14,8 @@ from torch import nn
 from modelnew.check.gradients import WithGradients
 from modelnew.check.noise import UNIT, Noise, Pool
 from modelnew.check.observe import Answer, Observer, checksum, copy_tree, flatten, moved, same, twin
-from modelnew.check.verdict import Truth, all_finite
-from modelnew.check.wide import NARROW, Draws, Recorder, Wide, tensors
+from modelnew.check.verdict import Truth, all_finite, compare
+from modelnew.check.wide import Draws, Recorder, Wide, tensors
 
 RUNS = 5  # of Monte-Carlo arithmetic
 STATE = "state "  # before the names of parameters and buffers that a call changes
@@ -86,6 +86,12 @@ class Reference:
         other.observer = Observer(other.module)
         return other
 
+    def with_runs(self, runs: int) -> Reference:
+        """The same reference, whose noise is measured by so many runs."""
+        other = copy.copy(self)
+        other.runs = runs
+        return other
+
     def state(self) -> dict[str, torch.Tensor]:
         """The parameters and buffers as the reference makes them."""
         return {name: value.detach().clone() for name, value in self._state().items()}
@@ -113,6 +119,14 @@ class Reference:
         alike = all(same(value, other.leaves[name]) for name, value in one.leaves.items() if name in other.leaves)
         return not alike or one.leaves.keys() != other.leaves.keys() or one.state.keys() != other.state.keys()
 
+    def runs_under(self, under: str, inputs: list[Any], state: Mapping[str, torch.Tensor], training: bool) -> bool:
+        """Whether eager answers as it does under no_grad."""
+        inputs = copy_tree(inputs, lambda tensor: moved(tensor, self.device))
+        put(self.module, state)
+        answer = self.observer.call(inputs, seed=0, poison=False, training=training, under=under)
+        self.observer.forget()
+        return not answer.error
+
     def evaluate(
         self,
         inputs: list[Any],
@@ -124,7 +138,8 @@ class Reference:
     ) -> Evaluation:
         """Everything about these inputs (CPU tensors) with these parameters.
 
-        like: the evaluation of the same values in other memory, whose truth and noise hold here too.
+        like: the evaluation of the same values in other memory. Its truth and noise hold here too where eager agrees: a
+        model may look at its inputs' strides.
         """
         inputs = copy_tree(inputs, lambda tensor: moved(tensor, self.device))
         draws = Draws()
@@ -133,7 +148,7 @@ class Reference:
             return Evaluation(error=answer.error)
         eager = answer.leaves | {STATE + name: value for name, value in answer.state.items()}
         setting = Setting(inputs, state, training, draws, tuple(eager))
-        if like is not None and set(eager) == set(like.truths):
+        if like is not None and _agrees(eager, like):
             truths = {name: replace(truth, eager=eager[name]) for name, truth in like.truths.items()}
         else:
             truths = self._truths(setting, eager)
@@ -197,9 +212,7 @@ class Reference:
         """One run in float64 under `mode`: name → output or changed state."""
         put(self.wide, setting.state)
         self.wide.train(setting.training)
-        wide_inputs = copy_tree(
-            setting.inputs, lambda tensor: twin(tensor).to(torch.float64) if tensor.dtype in NARROW else twin(tensor)
-        )
+        wide_inputs = copy_tree(setting.inputs, lambda tensor: twin(tensor, torch.float64))
         with torch.no_grad(), _default_dtype(torch.float64), mode:
             result = self.wide(*wide_inputs)
         leaves, _ = flatten(result)
@@ -208,6 +221,17 @@ class Reference:
             name: after[name.removeprefix(STATE)].detach().clone() if name.startswith(STATE) else leaves[name].detach()
             for name in setting.names
         }
+
+
+def _agrees(eager: Mapping[str, torch.Tensor], like: Evaluation) -> bool:
+    """Whether eager's answer is one that the truths of `like` allow."""
+    if eager.keys() != like.truths.keys():
+        return False
+    pairs = [(value, like.truths[name]) for name, value in eager.items()]
+    return all(
+        value.shape == truth.eager.shape and value.dtype == truth.eager.dtype and not compare(value, truth).reason
+        for value, truth in pairs
+    )
 
 
 def put(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:

@@ -1,13 +1,15 @@
 """Tensors that cross between two processes: one file of raw bytes per storage, and a description that is plain JSON.
 
-Nothing is unpickled, so what the candidate's process sends back is only ever data. The receiver maps the files: both
-processes see the same bytes, which is how a write into an input is noticed, and how new bytes come to an address that
-the candidate has seen.
+Nothing is unpickled, so what the candidate's process sends back is only ever data. That process maps the files that it
+is sent, so that a write into an input is noticed; what it sends back is copied before it is looked at.
 """
 
 from __future__ import annotations
 
+import ctypes
 import math
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,29 +99,45 @@ class Writer:
 
 
 def write_bytes(path: Path, data: torch.Tensor) -> None:
-    """data: 1-d uint8. An empty file is written for an empty tensor."""
+    """data: 1-d uint8. Makes a new file; a link in its place is not followed."""
     path.unlink(missing_ok=True)
-    if data.numel():
-        torch.from_file(str(path), shared=True, size=data.numel(), dtype=torch.uint8).copy_(data)
-    else:
-        path.touch()
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb", buffering=0) as file:
+        view = _memory(data.cpu())
+        while view:
+            view = view[file.write(view) :]
 
 
-def read_bytes(path: Path, shared: bool = True) -> torch.Tensor:
-    """The file as a 1-d uint8 tensor that maps it."""
-    size = path.stat().st_size
-    return (
-        torch.from_file(str(path), shared=shared, size=size, dtype=torch.uint8)
-        if size
-        else torch.empty(0, dtype=torch.uint8)
-    )
+def read_bytes(path: Path, shared: bool = False) -> torch.Tensor:
+    """The file as a 1-d uint8 tensor. shared: it maps the file, which then must not shrink: for the process that is sent
+    inputs; its own process might be ended by a file that somebody else makes shorter. Links are not followed, and what
+    is no plain file is refused."""
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb", buffering=0) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise WireError(f"{path.name} is no plain file")
+        if shared and found.st_size:
+            return torch.from_file(str(path), shared=True, size=found.st_size, dtype=torch.uint8)
+        data = torch.empty(found.st_size, dtype=torch.uint8)
+        view = _memory(data)
+        while view:
+            count = file.readinto(view)
+            if not count:
+                raise WireError(f"{path.name} became shorter")
+            view = view[count:]
+    return data
+
+
+def _memory(data: torch.Tensor) -> memoryview:
+    """The bytes of a contiguous tensor on the CPU, which must outlive what is returned."""
+    return memoryview((ctypes.c_char * data.numel()).from_address(data.data_ptr())).cast("B")
 
 
 class Reader:
     """Makes the values again from descriptions; storages are mapped once each."""
 
-    def __init__(self, folder: Path, device: torch.device | None = None) -> None:
+    def __init__(self, folder: Path, device: torch.device | None = None, *, shared: bool = False) -> None:
         self.folder = folder
+        self.shared = shared  # whether what it makes maps the files
         self.device = device or torch.device("cpu")  # where tensors that are drawn are made
         self.storages: dict[str, torch.Tensor] = {}
 
@@ -147,7 +165,7 @@ class Reader:
             raise WireError(f"{name!r} is no file of this exchange")
         dtype, shape, stride, offset = (described[key] for key in ("dtype", "shape", "stride", "offset"))
         if name not in self.storages:
-            self.storages[name] = read_bytes(self.folder / name)
+            self.storages[name] = read_bytes(self.folder / name, self.shared)
         base = self.storages[name]
         last = (
             offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True)) + 1

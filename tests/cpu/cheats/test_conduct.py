@@ -1,54 +1,65 @@
-"""Candidates that misbehave from call to call, or with their process: each is rejected for what it does."""
-
-import textwrap
-from dataclasses import dataclass
+"""Candidates that misbehave from call to call, or are right only for some memory, sizes or surroundings: each is rejected
+for what it does."""
 
 import pytest
 
-from modelnew.check import check_files
-from modelnew.problem import Problem
-
-HEAD = """
-import _thread, gc, os, sys, threading, time, json
-import torch
-import torch.nn as nn
-import torch.nn.functional as F
-"""
-
-MODEL = """
-class {name}(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(40, 24)
-{init}
-
-    def forward(self, x):
-{forward}
-"""
-
-INPUTS = """
-def get_inputs():
-    return [torch.rand(14, 40)]
-
-def get_init_inputs():
-    return []
-"""
-
-RIGHT = "return F.relu(self.linear(x))"
-
-
-@dataclass(frozen=True)
-class Cheat:
-    """forward: the body. reason: what the report must say. top: code at the top of the file."""
-
-    forward: str
-    reason: str
-    init: str = ""
-    top: str = ""
-
+from .files import RIGHT, Cheat, judged, said, when
 
 ALIAS = "y = F.relu(self.linear(x))\n"
 CHEATS = {
+    # wrong for some memory, some sizes, some surroundings only
+    "strided only": Cheat(when("not x.is_contiguous()"), "wrong for transposed memory"),
+    "contiguous only": Cheat(when("x.is_contiguous()"), "wrong for shipped"),
+    "aligned slice": Cheat(when("x.storage_offset() and x.data_ptr() % 16 == 0"), "wrong for a slice"),
+    "last stride 0": Cheat(when("x.stride(-1) == 0"), "wrong for expanded columns"),
+    "strided of another size": Cheat(when("not x.is_contiguous() and x.shape[0] != 14"), "wrong for batch "),
+    "past a limit": Cheat(when("x.shape[0] > 50"), "wrong for batch "),
+    "one size": Cheat(when("x.shape[0] == 45"), "wrong for batch 45"),
+    "past a limit in a kernel": Cheat(
+        when("x.shape[0] == int(KERNEL.split()[3])"),
+        "wrong for batch 128",
+        top="KERNEL = 'if (rows == 128 ) return;'\n",
+    ),
+    "many elements": Cheat(when("x.numel() > 5000"), "wrong for batch "),
+    "whole blocks": Cheat(when("x.shape[0] % 8 == 0 and x.shape[0]"), "wrong for batch "),
+    "no rows": Cheat("return F.relu(self.linear(x)) if len(x) else x.new_zeros(1, 24)", "shape (1, 24)"),
+    "not training": Cheat(when("not self.training"), "wrong for other mode"),
+    "frozen": Cheat(when("not self.linear.weight.requires_grad"), "wrong for frozen parameters"),
+    "recorded": Cheat(when("torch.is_grad_enabled()"), "wrong for recorded by autograd"),
+    "inference mode": Cheat(when("torch.is_inference_mode_enabled()"), "wrong for inference mode"),
+    "writes and restores": Cheat("x.neg_(); x.neg_()\n" + RIGHT, "input 0 is written to"),
+    "reads past its rows": Cheat(
+        "all = x.new_empty(0).set_(x.untyped_storage())\nend = x.storage_offset() + x.numel()\n"
+        + "return F.relu(self.linear(x)) + 0 * all[end : end + 4].sum()",
+        "it reads beside its inputs' elements",
+    ),
+    "cache by content": Cheat(
+        "k = x.sum().item()\nif k not in self.c: self.c[k] = F.relu(self.linear(x))\nreturn self.c[k].clone()",
+        "wrong for other parameters",
+        "self.c = {}",
+    ),
+    "right where memory is poisoned": Cheat(when("not torch.empty(9).isnan().all()"), "wrong for again, other memory"),
+    "written by another process": Cheat(
+        "y, z = F.relu(self.linear(x)), torch.zeros(x.shape[0], 24).share_memory_()\n"
+        "if not os.fork(): time.sleep(0.2); z.copy_(y); os._exit(0)\nreturn z",
+        "every element is 0",
+    ),
+    "a parameter": Cheat("return nn.Parameter(F.relu(self.linear(x)))", "output is a Parameter"),
+    "infinities replaced": Cheat("return torch.nan_to_num(F.relu(self.linear(x)))", "where the truth is inf"),
+    "columns first": Cheat("return F.relu(self.linear(x)).t().contiguous().t()", "view() on it would fail"),
+    "approximate where inputs are uniform": Cheat(
+        "y = F.relu(self.linear(x))\nreturn y.bfloat16().float() if 0 <= x.min() and x.max() <= 1 else y",
+        "wrong for shipped",
+    ),
+    "sparse": Cheat("return F.relu(self.linear(x)).to_sparse()", "it raises RuntimeError"),
+    "a negated view": Cheat("return torch._neg_view(-F.relu(self.linear(x)))", "rms error"),
+    "weights changed unseen": Cheat(
+        RIGHT.replace("return", "y =") + "\nself.linear.weight.data.mul_(1.0001)\nreturn y",
+        "rms error",
+        top="was, kept = nn.Module.state_dict, {}\ndef state_dict(self, *a, **k):\n"
+        "    return {n: kept.setdefault((id(self), n), v.clone()) for n, v in was(self, *a, **k).items()}\n"
+        "nn.Module.state_dict = state_dict\n",
+    ),
     "cache by address": Cheat(
         "k = x.data_ptr()\nif k not in self.c: self.c[k] = F.relu(self.linear(x))\nreturn self.c[k].clone()",
         "rms error",
@@ -171,32 +182,16 @@ CHEATS = {
 }
 
 
-def write(folder, name: str, cheat: Cheat):
-    init, forward = textwrap.indent(cheat.init, " " * 8), textwrap.indent(cheat.forward, " " * 8)
-    path = folder / f"{name.replace(' ', '_').replace('.', '_')}.py"
-    path.write_text(HEAD + cheat.top + MODEL.format(name="ModelNew", init=init, forward=forward))
-    return path
-
-
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("conduct")
-    reference = folder / "reference.py"
-    forward = textwrap.indent(RIGHT, " " * 8)
-    reference.write_text(HEAD + MODEL.format(name="Model", init="", forward=forward) + INPUTS)
-    paths = [write(folder, name, cheat) for name, cheat in CHEATS.items()]
-    honest = write(folder, "honest", Cheat(RIGHT, ""))
-    options = {"seed": 4, "time_limit": 25.0, "memory_limit": 1 << 30}
-    found = check_files(Problem.load(reference), [*paths, honest], **options)
-    return dict(zip([*CHEATS, "honest"], found, strict=True))
+    return judged(tmp_path_factory.mktemp("conduct"), {**CHEATS, "honest": Cheat(RIGHT, "")})
 
 
 @pytest.mark.parametrize("name", CHEATS, ids=lambda text: text.replace(" ", "-"))
 def test_each_is_rejected_for_what_it_does(reports, name):
     report = reports[name]
     assert report.accepted is False, report.headline
-    said = [report.headline] + [f"{case.name}: {case.reason}" for case in report.cases if case.outcome == "rejected"]
-    assert any(CHEATS[name].reason in text for text in said), said
+    assert any(CHEATS[name].reason in text for text in said(report)), said(report)
 
 
 def test_the_honest_one_is_accepted(reports):

@@ -113,7 +113,8 @@ def test_an_error_at_another_size_is_a_refusal(problem, tmp_path):
     report = judged(problem, tmp_path, forward)
     assert report.accepted is True
     refused = [case.name for case in report.cases if case.outcome == "refused"]
-    assert refused == ["batch 1", "batch 7", "batch 31", "batch 33"]
+    assert {"batch 1", "batch 7", "batch 31", "batch 33", "batch 15", "batch 17"} <= set(refused)
+    assert all(name.startswith("batch ") for name in refused)
 
 
 def test_a_hang_ends_with_its_reason(problem, tmp_path):

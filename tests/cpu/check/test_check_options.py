@@ -172,3 +172,32 @@ def test_rows_that_depend_on_each_other_are_not_judged_by_themselves(files, forw
     report = check_file(problem, new(forward), seed=1)
     assert report.accepted is True
     assert any(note.startswith("none at the file's own sizes: ") for note in report.notes)
+
+
+def test_a_reference_that_looks_at_strides_has_a_truth_for_each(files):
+    forward = "y = self.linear(x)\nreturn y.tanh() if x.is_contiguous() else y.sigmoid()"
+    problem, new = files(forward)
+    itself, blind = check_files(problem, [new(forward), new("return self.linear(x).tanh()")], seed=1)
+    assert itself.accepted is True, itself.headline
+    assert blind.accepted is False and blind.headline.startswith("rejected: wrong for transposed memory")
+
+
+def test_a_seed_repeats_the_sizes_that_were_drawn(files):
+    problem, new = files(LINEAR)
+    path = new(LINEAR + "  # 100 < 200 < 300 < 400 < 500")
+    names = [[case.name for case in check_file(problem, path, seed=seed).cases] for seed in (5, 5, 6)]
+    assert names[0] == names[1] != names[2]
+
+
+class Limited(nn.Linear):
+    def forward(self, x):
+        y = super().forward(x)
+        return y * 1.01 if x.shape[0] > 70 else y
+
+
+def test_a_live_candidates_source_is_looked_at_too():
+    model = nn.Linear(12, 8)
+    wrong = Limited(12, 8)
+    report = check_module(model, wrong, [torch.randn(9, 12)], seed=2)
+    assert report.accepted is False and "wrong for batch " in report.headline
+    assert {"batch 70", "batch 71"} <= {case.name for case in report.cases}
