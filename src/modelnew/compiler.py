@@ -70,6 +70,7 @@ class Program:
     working: tuple[torch.dtype, ...] = ()
     smallest: dict[str, int] = field(default_factory=dict)
     laid_out: tuple[Lie, ...] | None = None  # per input that is a tensor; None where forward takes no notice of it
+    without_grad: bool = False  # forward does otherwise in grad mode, even where there is nothing to record
     any_rank: bool = False
 
     @property
@@ -101,8 +102,9 @@ def compile_source(source: Source, show: Callable[[str, object], None] = lambda 
     with fakes.silence():
         evidence = _Evidence(source, program)
         working, smallest, any_rank = evidence.dtypes(), evidence.smallest_sizes(), evidence.any_rank()
-        laid_out = evidence.laid_out()
-    widened = _widened(program, working, smallest, laid_out, any_rank=any_rank)
+        laid_out, without_grad = evidence.laid_out(), evidence.without_grad()
+    program = replace(program, laid_out=laid_out, without_grad=without_grad)
+    widened = _widened(program, working, smallest, any_rank=any_rank)
     show("program", widened)
     return widened
 
@@ -177,20 +179,19 @@ def without(program: Program, losers: Sequence[Original]) -> Program:
         return program
     smaller = compile_captured(program.captured)
     any_rank = program.any_rank and bool(smaller.kernels) and _is_elementwise(smaller)
-    return _widened(smaller, program.working, program.smallest, program.laid_out, any_rank=any_rank)
+    return _widened(smaller, program.working, program.smallest, any_rank=any_rank)
 
 
 def _widened(
     program: Program,
     working: tuple[torch.dtype, ...],
     smallest: dict[str, int],
-    laid_out: tuple[Lie, ...] | None,
     *,
     any_rank: bool,
 ) -> Program:
     """The program with what else it holds for."""
     kernels = tuple(replace(kernel, any_rank=any_rank) for kernel in program.kernels)
-    return replace(program, kernels=kernels, working=working, smallest=smallest, laid_out=laid_out, any_rank=any_rank)
+    return replace(program, kernels=kernels, working=working, smallest=smallest, any_rank=any_rank)
 
 
 def compile_module(
@@ -336,6 +337,11 @@ class _Evidence:
             return None
         return tuple(lie_of(leaf) for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor))
 
+    def without_grad(self) -> bool:
+        """Whether forward makes other calls in grad mode, though nothing is there that autograd would record."""
+        model, inputs = self.source.abstract()
+        return not self._shown(model.requires_grad_(False), inputs, self.captured.working, grad=True)
+
     def _holds_at_one(self, symbols: Sequence[str]) -> bool:
         return self._holds_for(lambda inputs: set_to_one(self.captured, inputs, symbols))
 
@@ -365,10 +371,10 @@ class _Evidence:
         except Exception:  # as above
             return False
 
-    def _shown(self, model: nn.Module, inputs: list[Any], dtype: torch.dtype | None) -> bool:
+    def _shown(self, model: nn.Module, inputs: list[Any], dtype: torch.dtype | None, *, grad: bool = False) -> bool:
         """Whether the runs on these fakes show that the captured program holds for them."""
         try:
-            same_calls = follows(self.captured, model, inputs, dtype)
+            same_calls = follows(self.captured, model, inputs, dtype, grad=grad)
         except Exception:  # as above, or it asks for a value: fakes have none
             return False
         return same_calls and self.pieces is not None and self._pieces(model, inputs, dtype) == self.pieces

@@ -178,3 +178,16 @@ def test_sizes_that_decompositions_need_as_numbers():
     new = modelnew.optimize(model, CAPTURED)
     for shape in ((4, 6), (3, 8), (2, 5)):
         agrees(model, new, torch.randn(shape))
+
+
+def test_a_branch_on_grad_mode():
+    """Also where nothing needs a gradient; a model without one keeps its kernels in grad mode."""
+    model = Branch(lambda x: torch.is_grad_enabled(), torch.sigmoid)
+    new, plain = modelnew.optimize(model, CAPTURED), modelnew.optimize(nn.Sigmoid(), CAPTURED)
+    agrees(model, new, CAPTURED)
+    assert sum(new.kernels.calls.values()) == 1
+    with torch.enable_grad():
+        torch.testing.assert_close(new(CAPTURED), model(CAPTURED))
+        plain(CAPTURED)
+    assert sum(new.kernels.calls.values()) == 1
+    assert sum(plain.kernels.calls.values()) == 1

@@ -43,13 +43,17 @@ SAME_VALUE = frozenset(
 )
 
 
-def follows(captured: Captured, model: nn.Module, inputs: Sequence[object], dtype: torch.dtype | None) -> bool:
+def follows(
+    captured: Captured, model: nn.Module, inputs: Sequence[object], dtype: torch.dtype | None, *, grad: bool = False
+) -> bool:
     """Whether `model` makes exactly the captured calls on these fake inputs. dtype: what the working dtype is in them.
+
+    grad: in grad mode, which shows a branch on it; the tensors should need no gradients then.
 
     Raises whatever the model raises on them.
     """
     calls = _Calls(captured.exported, captured.working, dtype)
-    return _same(model, inputs, lambda: model(*inputs), lambda: calls.run(*calls.given(model, inputs)))
+    return _same(model, inputs, lambda: model(*inputs), lambda: calls.run(*calls.given(model, inputs)), grad=grad)
 
 
 def agree(captured: Captured, other: Captured, model: nn.Module, inputs: Sequence[object]) -> bool:
@@ -69,11 +73,18 @@ def pieces(captured: Captured, model: nn.Module, inputs: Sequence[object], dtype
     return calls.recorder.calls
 
 
-def _same(model: nn.Module, inputs: Sequence[object], one: Callable[[], object], other: Callable[[], object]) -> bool:
+def _same(
+    model: nn.Module,
+    inputs: Sequence[object],
+    one: Callable[[], object],
+    other: Callable[[], object],
+    *,
+    grad: bool = False,
+) -> bool:
     known = _tensors(model, inputs)
     recorders = _Recorder(known), _Recorder(known)
     results = []
-    with _mode(known), torch.no_grad():
+    with _mode(known), torch.set_grad_enabled(grad):
         for recorder, run in zip(recorders, (one, other), strict=True):
             with recorder:
                 result = run()

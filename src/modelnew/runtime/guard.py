@@ -29,6 +29,7 @@ class Guard:
     conditions: of a dict of the open sizes by name: what forward's own decisions about sizes took to be true.
     writes: forward writes to tensors that it is given, so no two of them may share memory.
     laid_out: per tensor among the arguments how it lies, of which forward may take notice; None where it was seen not to.
+    without_grad: forward does otherwise in grad mode, whatever there is to record.
     training: module path → the mode it was captured in, for modules whose mode matters.
     hooks: module path → how many forward hooks it had; a hook that came later must be called.
     made_for: positional and keyword arguments of the constructor, or None where they cannot be compared.
@@ -44,11 +45,12 @@ class Guard:
         made_for: "Optional[tuple[Any, ...]]",
         conditions: "Sequence[Callable[[dict[str, int]], bool]]" = (),
         laid_out: "Optional[Sequence[tuple[bool, tuple[int, ...]]]]" = None,
+        without_grad: bool = False,
         writes: bool = False,
     ) -> None:
         self.arguments, self.working, self.smallest = arguments, tuple(working), smallest
         self.training, self.hooks, self.made_for = training, hooks, made_for
-        self.conditions, self.laid_out, self.writes = conditions, laid_out, writes
+        self.conditions, self.laid_out, self.without_grad, self.writes = conditions, laid_out, without_grad, writes
         self.accepted: dict[Any, Callable[..., bool]] = {}
         self.latest: Callable[..., bool] = nothing_is_like
         self.flat, self.count = all(type(argument) is Tensor for argument in arguments), len(arguments)
@@ -56,7 +58,7 @@ class Guard:
     @property
     def only_looks_at_tensors(self) -> bool:
         """Whether it is by dtypes, sizes and strides of its arguments alone that a call of an ordinary module is accepted."""
-        return self.flat and not self.training and not self.writes and self.laid_out is None
+        return self.flat and not (self.training or self.writes or self.without_grad) and self.laid_out is None
 
     def made(self, args: "tuple[Any, ...]", kwargs: "dict[str, Any]") -> bool:
         """Whether a module constructed with these arguments is the one that was captured."""
@@ -85,7 +87,7 @@ class Guard:
                 return False
         if dispatch_modes() or forward_ad._current_level >= 0:
             return False
-        if not module.covered or (_GRAD_ENABLED() and _records(module, tensors)):
+        if not module.covered or (_GRAD_ENABLED() and (self.without_grad or _records(module, tensors))):
             return False
         if self.training and self._in_another_mode(module):
             return False
