@@ -11,7 +11,7 @@ import modelnew
 from tests.compiled import Function, assert_closer, compiled
 from tests.examples import FOLDER, load
 
-M, N, K = 64, 1000, 1024
+M, N, K = 64, 4000, 4096
 
 
 @pytest.fixture(autouse=True)
