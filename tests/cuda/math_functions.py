@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from modelnew.kernel.ir import ROUNDED
 from modelnew.runtime.launch import SCALARS
 from modelnew.runtime.layout import Layout
 from modelnew.runtime.plan_cuda import Device, plan_pointwise
@@ -53,7 +54,7 @@ TRUTHS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "erf": torch.erf,
     "erfc": torch.erfc,
 }
-_CALLS = {"sigmoid": "mn::sigmoid<T>(x)", "softplus": "mn::softplus(x, C(1), C(20))"}
+_CALLS = {"softplus": "mn::softplus(x, C(1), C(20))", **{name: f"mn::{name}<T>(x)" for name in ROUNDED}}
 
 
 def library(dtype: torch.dtype) -> ctypes.CDLL:

@@ -23,12 +23,13 @@ def pointwise(sizes: tuple[int, ...], *strides: tuple[int, ...], bytes_each: int
         ((), ((), ()), "contiguous"),
         ((4096 * 393216,), ((1,), (1,)), "contiguous"),
         ((1000,), ((1,), (0,)), "strided"),  # a broadcast scalar
-        ((4096, 393216), ((393216, 1), (393217, 1)), "strided"),  # sliced
+        ((4096, 393216), ((393216, 1), (393217, 1)), "rows"),  # sliced
+        ((4096, 4000), ((4000, 1), (4001, 1)), "strided"),  # rows too short for blocks of their own
         ((128, 1000), ((1000, 1), (1000, 1), (0, 1)), "strided"),  # a bias
         ((128, 1000), ((1000, 1), (1000, 1), (1, 0)), "strided"),  # one per row: contiguous along it, but read once
         ((4096, 4096), ((4096, 1), (1, 4096)), "transposed"),
         ((32, 64, 3136), ((200704, 3136, 1), (200704, 1, 64)), "transposed"),  # channels last to channels first
-        ((32, 3, 50176), ((150528, 50176, 1), (150528, 1, 3)), "strided"),  # 3 channels are too few for a tile
+        ((32, 3, 3136), ((9408, 3136, 1), (9408, 1, 3)), "strided"),  # 3 channels are too few for a tile
         ((4096, 8), ((8, 1), (1, 4096)), "strided"),
     ],
 )
@@ -40,7 +41,7 @@ def test_many_turned_inputs_need_room_for_their_tiles() -> None:
     """A tile of doubles is 33 KB: a T4 has room for one, an H200 for six."""
     turned = [(1, 4096)] * 2
     assert pointwise((4096, 4096), (4096, 1), *turned[:1], bytes_each=8, device=T4) == "transposed"
-    assert pointwise((4096, 4096), (4096, 1), *turned, bytes_each=8, device=T4) == "strided"
+    assert pointwise((4096, 4096), (4096, 1), *turned, bytes_each=8, device=T4) == "rows"
     assert pointwise((4096, 4096), (4096, 1), *turned, bytes_each=8) == "transposed"
 
 

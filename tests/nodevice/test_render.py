@@ -79,6 +79,15 @@ def test_golden_pointwise():
     assert text_of(Sigmoid(), X) == POINTWISE
 
 
+def test_a_body_says_that_it_computes_much():
+    """One light function hides behind the memory; two of them, or a costlier one, do not."""
+    light = (torch.sigmoid, torch.tanh, lambda x: x * 2 + 1)
+    heavy = (F.gelu, lambda x: torch.tanh(x) * torch.sigmoid(x))
+    for function in (*light, *heavy):
+        said = "heavy = true" in text_of(Function(lambda self, x, function=function: function(x)), X)
+        assert said == (function in heavy)
+
+
 def test_golden_row_program():
     assert text_of(Softmax(), X) == ROWS
 

@@ -27,10 +27,10 @@ class Fault(NamedTuple):
     said: str  # part of the message; "" where only the result is wrong
 
 
-def square(*shape: int, turned: bool = False, offset: int = 0) -> Run:
+def square(*shape: int, turned: bool = False, pitched: bool = False, offset: int = 0) -> Run:
     def run(program: Program) -> None:
         x = misaligned(np.random.default_rng(1).standard_normal(shape).astype(np.float32), offset)
-        x = x.T if turned else x
+        x = x.T if turned else x[:, :-1] if pitched else x
         y = np.empty(x.shape, np.float32)
         pointwise(program, "square", [y], [x], H200._replace(sms=1))
         assert (y == x * x).all()
@@ -56,26 +56,34 @@ POINTWISE_FAULTS = [
     Fault(
         "load beyond the tail",
         "pointwise.cuh",
-        "if (i < vectors) x[u]",
-        "if (i < vectors + IF) x[u]",
+        "i < vectors; i += blockDim.x",
+        "i < vectors + IF; i += blockDim.x",
         square(4099),
         "heap-buffer-overflow",
     ),
     Fault(
         "tail not written",
         "pointwise.cuh",
-        "loose = elements - vectors * V;",
-        "loose = elements - vectors * V - IF;",
+        "loose = elements - int64_t(vectors) * V;",
+        "loose = elements - int64_t(vectors) * V - IF;",
         square(4099),
         "were not written",
     ),
     Fault(
         "overlapping tiles",
         "pointwise.cuh",
-        "const int64_t first = int64_t(blockIdx.x) * (U * blockDim.x)",
-        "const int64_t first = int64_t(blockIdx.x) * (U * blockDim.x - IF)",
+        "const unsigned first = blockIdx.x * (U * blockDim.x)",
+        "const unsigned first = blockIdx.x * (U * blockDim.x - IF)",
         square(9000),
         "written twice",
+    ),
+    Fault(
+        "row's tail not written",
+        "pointwise.cuh",
+        "if (i < to - whole) one",
+        "if (i < to - whole - IF) one",
+        square(2, 4100, pitched=True),
+        "were not written",
     ),
     Fault(
         "no barrier in a tile",

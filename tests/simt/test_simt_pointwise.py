@@ -81,6 +81,32 @@ def test_strided(program: Get, stored: str) -> None:
 
 
 @pytest.mark.parametrize("stored", STORED)
+def test_long_rows_at_a_pitch(program: Get, stored: str) -> None:
+    """Rows that begin at any alignment, in the output as well; ends of a row around those of a vector and of a block."""
+    dtype = STORED[stored]
+    vector = 16 // np.dtype(dtype).itemsize
+    piece = 4 * 2 * 64 * vector  # of 64 threads
+    for width in sorted(
+        {4096, 4097, 4099, *(w for w in (2 * piece - 1, 2 * piece, 2 * piece + vector + 1) if w > 4096)}
+    ):
+        x = misaligned(values((3, width + 5), dtype), 1)[:, :width]
+        for y in (np.empty(x.shape, dtype), misaligned(np.empty(x.shape, dtype), vector - 1)):
+            plan = pointwise(program(f"pointwise {stored}"), "square", [y], [x], orders=(0, 1))
+            assert plan.kind == "rows"
+            assert (y == squared(x)).all(), width
+    x, b = values((2, 4100), dtype), values((2, 1), dtype)
+    y = np.empty(x.shape, dtype)
+    inputs = [np.broadcast_to(x[:1], x.shape), x[:, ::-1][:, ::-1], np.broadcast_to(b, x.shape)]
+    assert pointwise(program(f"pointwise {stored}"), "scale_shift", [y], inputs).kind == "rows"
+    wide = [each.astype(np.float64) for each in inputs]
+    tolerance = {np.float16: 2.0**-9, np.float32: 2.0**-21, np.float64: 2.0**-50, np.int8: 0}[dtype]
+    expected = wide[0] * wide[1] + wide[2]
+    if dtype is np.int8:
+        expected = (inputs[0] * inputs[1] + inputs[2]).astype(dtype)
+    assert (np.abs(y - expected) <= tolerance * (np.abs(expected) + 1)).all()
+
+
+@pytest.mark.parametrize("stored", STORED)
 def test_transposed_tiles(program: Get, stored: str) -> None:
     """Heights and widths around the tile's; one or two turned inputs, an outer dim, a misaligned input."""
     dtype = STORED[stored]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from modelnew.kernel.ir import Expr, Kernel, walk
+from modelnew.kernel.ir import COSTLY, Expr, Kernel, walk
 from modelnew.kernel.schedule import Schedule, schedule
 from modelnew.render.expression import Writer, bare
 from modelnew.render.names import names_of
+
+# Of the costly functions those that a kernel computes while it waits for memory anyway; two of them, or any other, and
+# CUDA's threads take more at a time.
+LIGHT = frozenset({"sigmoid", "silu", "tanh", "exp", "exp2", "sqrt", "rsqrt", "div"})
 
 
 def symbol(kernel: Kernel) -> str:
@@ -43,11 +47,17 @@ def _pointwise_body(kernel: Kernel) -> list[str]:
     ]
     return [
         f"struct {kernel.name}_body {{",
+        *(["  static constexpr bool heavy = true;"] if _is_heavy(kernel) else []),
         f"  MN_FN auto operator()({parameters}) const {{",
         *(f"    {line}" for line in statements),
         "  }",
         "};",
     ]
+
+
+def _is_heavy(kernel: Kernel) -> bool:
+    costly = [expr.detail for expr in walk(kernel.results) if expr.kind == "call" and expr.detail in COSTLY]
+    return len(costly) > 1 or any(function not in LIGHT for function in costly)
 
 
 def _row_body(kernel: Kernel) -> list[str]:

@@ -8,11 +8,12 @@ from typing import NamedTuple, Optional
 
 from modelnew.runtime.layout import Layout, Plan, RowLayout
 
-_CONTIGUOUS, _STRIDED, _TRANSPOSED = 0, 1, 2
+_CONTIGUOUS, _STRIDED, _TRANSPOSED, _ROWS = 0, 1, 2, 3
 _REGISTERS, _BLOCK, _CLUSTER, _GRID, _SIDE_BY_SIDE = 0, 1, 2, 3, 4
 
 _TILE = 64  # a tile of a transposed launch is _TILE x _TILE elements, its rows _PITCH apart (transpose.cuh)
 _PITCH = 65
+_LONG_ROW = 4096  # elements of a row that is worth blocks of its own
 _HELD = 64  # bytes of a row that a thread holds in registers, as computed (rows.cuh)
 _PARTIAL = 48  # bytes of a partial result (group.cuh)
 _SCRATCH = 2 * 32 * _PARTIAL + 2 * 16 * _PARTIAL  # shared memory of a block's and a cluster's partial results
@@ -50,6 +51,8 @@ def plan_pointwise(layout: Layout, device: Device) -> Plan:
             "transposed",
             f"tiles of {_TILE} x {_TILE}: an input is contiguous along another dim",
         )
+    elif layout.sizes[-1] >= _LONG_ROW:
+        kind, name, why = _ROWS, "rows", f"rows of {layout.sizes[-1]} elements, {threads} threads per block"
     else:
         kind, name, why = _STRIDED, "strided", f"{rank} dims with strides of their own, {threads} threads per block"
     numbers = [kind, device.index, elements, rank, 0, threads, turned or 0, 0, *layout.sizes]

@@ -90,7 +90,7 @@ MN_FN vec<S, V> load_shifted(const S* p) {
   constexpr int pieces = vec<S, V>::accesses;
   using piece = word<vec<S, V>::access>;
   const unsigned misaligned = reinterpret_cast<uintptr_t>(p) & (vec<S, V>::access - 1);
-  const piece* base = reinterpret_cast<const piece*>(reinterpret_cast<uintptr_t>(p) - misaligned);
+  const piece* base = reinterpret_cast<const piece*>(reinterpret_cast<const char*>(p) - misaligned);
   struct alignas(16) {
     unsigned at[words + vec<S, V>::access / 4];
   } around;

@@ -1,7 +1,7 @@
 // Family 1: the same function at every element of a domain. The plan is made by runtime/plan_cuda.py:
 //   [kind, device, elements, rank, 0, threads, dim, 0]  sizes  strides
 // kind 0: every operand is contiguous; 1: strides of any kind; 2: through shared-memory tiles, along `dim`
-// (transpose.cuh).
+// (transpose.cuh); 3: strides of any kind, but a block stays in one row of the innermost dim.
 #pragma once
 
 #include "cuda/domain.cuh"
@@ -18,36 +18,44 @@ constexpr int elements_per_access() {
   return count;
 }
 
-// Vectors per thread. Blocks that read little, write it and make room for the next keep memory busiest; 16-bit elements
-// leave a thread with more to compute between its loads, so it starts two.
-template <int V, class... In>
+// Whether a body says of itself that it computes much.
+template <class Body, class = void>
+struct is_heavy : std::false_type {};
+template <class Body>
+struct is_heavy<Body, std::enable_if_t<Body::heavy>> : std::true_type {};
+
+// Vectors per thread. Blocks that read little, write it and make room for the next keep memory busiest; where there is
+// much to compute between its loads, a thread starts two.
+template <class Body, class... In>
 constexpr int vectors_per_thread() {
-  return bytes_of<In...>() == 2 || bytes_of<In...>() == 1 ? 2 : 1;
+  return is_heavy<Body>::value || bytes_of<In...>() == 1 ? 2 : 1;
 }
 
-// A tile is U * blockDim.x vectors. `head` elements come before the first aligned vector.
+// Operands begin at the first output's first aligned vector, `head` elements after the tensor's start. A tile is
+// U * blockDim.x vectors: the first `tiles` blocks have one each, without a bound to look at; one more block, if there
+// is anything left, has the vectors after the last whole tile and what is no whole vector at either end.
 template <class Body, int V, int U, class Outs, class Ins>
 __global__ void __launch_bounds__(256)
-    pointwise_contiguous(const __grid_constant__ operands<Outs, Ins> o, const int64_t head, const int64_t elements) {
+    pointwise_contiguous(const __grid_constant__ operands<Outs, Ins> o, const unsigned tiles, const unsigned vectors,
+                         const int64_t head, const int64_t elements) {
   constexpr indices_to<Outs::size> outs;
   constexpr indices_to<Ins::size> ins;
-  const int64_t vectors = (elements - head) / V;
-  const int64_t first = int64_t(blockIdx.x) * (U * blockDim.x) + threadIdx.x;
-  vecs<Ins, V> x[U];
+  const unsigned first = blockIdx.x * (U * blockDim.x) + threadIdx.x;
+  if (blockIdx.x < tiles) {
+    vecs<Ins, V> x[U];
 #pragma unroll
-  for (int u = 0; u < U; ++u) {
-    const int64_t i = first + u * blockDim.x;
-    if (i < vectors) x[u] = load_inputs<V>(o, head + i * V, ins);
-  }
+    for (int u = 0; u < U; ++u) x[u] = load_inputs<V>(o, int64_t(first + u * blockDim.x) * V, ins);
 #pragma unroll
-  for (int u = 0; u < U; ++u) {
-    const int64_t i = first + u * blockDim.x;
-    if (i < vectors) store_outputs<V>(o, head + i * V, apply_body<Body, Outs, Ins, V>(x[u]), outs);
+    for (int u = 0; u < U; ++u)
+      store_outputs<V>(o, int64_t(first + u * blockDim.x) * V, apply_body<Body, Outs, Ins, V>(x[u]), outs);
+    return;
   }
-  // What the vectors leave: the elements before the first aligned one, and those after the last whole vector.
-  const int64_t loose = elements - vectors * V;
-  if (blockIdx.x == 0 && threadIdx.x < loose) {
-    const int64_t i = threadIdx.x < head ? threadIdx.x : vectors * V + threadIdx.x;
+#pragma unroll 1
+  for (unsigned i = first; i < vectors; i += blockDim.x)
+    store_outputs<V>(o, int64_t(i) * V, apply_body<Body, Outs, Ins, V>(load_inputs<V>(o, int64_t(i) * V, ins)), outs);
+  const int64_t loose = elements - int64_t(vectors) * V;
+  if (threadIdx.x < loose) {
+    const int64_t i = (threadIdx.x < head ? 0 : int64_t(vectors) * V) + threadIdx.x - head;
     store_outputs<1>(o, i, apply_body<Body, Outs, Ins, 1>(load_inputs<1>(o, i, ins)), outs);
   }
 }
@@ -119,6 +127,56 @@ __global__ void __launch_bounds__(256) pointwise_strided(const __grid_constant__
   if (blockIdx.x == 0 && threadIdx.x < head) one(threadIdx.x);
 }
 
+// Rows of the innermost dim, `pieces` blocks each. Vectors begin where the first output's row is aligned, so that all
+// threads of a block find an operand aligned or none do; what is no whole vector at either end of a row is done one by
+// one.
+inline constexpr int row_steps = 4;  // tiles of U * blockDim.x vectors per block: finding the row takes as long as one
+
+template <class Body, int V, int U, class Outs, class Ins>
+__global__ void __launch_bounds__(256)
+    pointwise_rows(const __grid_constant__ strided_operands<Outs, Ins> o, const __grid_constant__ divider pieces) {
+  constexpr indices_to<Outs::size> outs;
+  constexpr indices_to<Ins::size> ins;
+  constexpr int count = strided_operands<Outs, Ins>::count;
+  const int last = o.dims.rank - 1, tile = U * blockDim.x * V, piece = row_steps * tile;
+  const int64_t size = o.dims.innermost(), row = pieces.divide_wide(blockIdx.x);
+  int64_t base[count] = {};
+  locate<0, count>(o.dims, o.stride, row * size, base);
+  const auto* start = o.at.template output<0>() + base[0];
+  const int before = static_cast<int>(reinterpret_cast<uintptr_t>(start) / sizeof(*start) % V);
+  const int64_t first = (blockIdx.x - row * pieces.size) * piece - before;
+#pragma unroll
+  for (int k = 0; k < count; ++k) base[k] += first * o.stride.at[k][last];
+  // of this piece: where the row begins and ends, and where its last whole vector ends
+  const int from = first < 0 ? V : 0, to = static_cast<int>(size - first < piece ? size - first : piece), whole = to / V * V;
+#pragma unroll 1
+  for (int step = 0; step < whole; step += tile) {
+    int64_t offset[U][count];
+    vecs<Ins, V> x[U];
+#pragma unroll
+    for (int u = 0; u < U; ++u) {
+      const int i = step + (u * blockDim.x + threadIdx.x) * V;
+#pragma unroll
+      for (int k = 0; k < count; ++k) offset[u][k] = base[k] + i * o.stride.at[k][last];
+      if (i >= from && i < whole) x[u] = o.template load_all<V>(offset[u], V, ins);
+    }
+#pragma unroll
+    for (int u = 0; u < U; ++u) {
+      const int i = step + (u * blockDim.x + threadIdx.x) * V;
+      if (i >= from && i < whole) o.template store_all<V>(offset[u], V, apply_body<Body, Outs, Ins, V>(x[u]), outs);
+    }
+  }
+  const auto one = [&](int i) {
+    int64_t place[count];
+#pragma unroll
+    for (int k = 0; k < count; ++k) place[k] = base[k] + i * o.stride.at[k][last];
+    o.template store_all<1>(place, 1, apply_body<Body, Outs, Ins, 1>(o.template load_all<1>(place, 1, ins)), outs);
+  };
+  const int i = threadIdx.x;
+  if (i < from && i + first >= 0) one(i);
+  if (i < to - whole) one(whole + i);
+}
+
 namespace detail {
 
 // Elements before the first output's first 16-byte boundary.
@@ -147,29 +205,45 @@ void read_strided(strided_operands<Outs, Ins>& o, const int64_t* plan, const int
   }
 }
 
+// The operands from element `head` on.
+template <class Outs, class Ins>
+operands<Outs, Ins> beginning_at(int64_t head, operands<Outs, Ins> o, const int* item_bytes) {
+  for (auto& out : o.out) out = static_cast<char*>(out) + head * *item_bytes++;
+  for (int k = 0; k < o.ins; ++k) o.in[k] = static_cast<const char*>(o.in[k]) + head * *item_bytes++;
+  return o;
+}
+
 template <class Body, class... Out, class... In>
 int pointwise_on(const operands<types<Out...>, types<In...>>& o, const int64_t* plan, queue stream) {
   using Outs = types<Out...>;
   using Ins = types<In...>;
   constexpr int V = elements_per_access<Out..., In...>();
-  constexpr int U = vectors_per_thread<V, In...>();
+  constexpr int U = vectors_per_thread<Body, In...>();
   const int64_t elements = plan[2];
   const int threads = static_cast<int>(plan[5]);
   const int64_t head = head_of<V, type_at<0, Outs>>(o.out[0], elements);
-  const auto shape = [&](int u) {
-    const int64_t vectors = (elements - head + V - 1) / V;
-    const int64_t blocks = ceil_div(vectors, int64_t(u) * threads);
-    return launch_shape{blocks > 0 ? blocks : 1, threads};
-  };
-  if (plan[0] == 0 && aligned_after<V>(head, o.out, Outs{}) && aligned_after<V>(head, o.in, Ins{}))
-    return launch(pointwise_contiguous<Body, V, U, Outs, Ins>, shape(U), stream, o, head, elements);
   const int item_bytes[] = {int(sizeof(Out))..., int(sizeof(In))...};
+  const int64_t vectors = (elements - head) / V, tile = int64_t(U) * threads, tiles = vectors / tile;
+  if (plan[0] == 0 && vectors <= most_blocks && aligned_after<V>(head, o.out, Outs{}) &&
+      aligned_after<V>(head, o.in, Ins{})) {
+    const launch_shape shape = {tiles + (tiles * tile * V < elements), threads};
+    return launch(pointwise_contiguous<Body, V, U, Outs, Ins>, shape, stream, beginning_at(head, o, item_bytes),
+                  static_cast<unsigned>(tiles), static_cast<unsigned>(vectors), head, elements);
+  }
   strided_operands<Outs, Ins> s = {o, {}, {}, {}};
   read_strided(s, plan, item_bytes);
   if (plan[0] == 2)
     return transposed<Body>(o, s.dims, s.stride, s.readable, static_cast<int>(plan[6]), item_bytes, stream);
   constexpr int few = V * bytes_of<In...>() > 32 ? 1 : 2;
-  return launch(pointwise_strided<Body, V, few, Outs, Ins>, shape(few), stream, s, head, elements);
+  if (plan[0] == 3) {
+    const int64_t size = s.dims.dim[s.dims.rank - 1].size, pieces = ceil_div(size + V - 1, int64_t(row_steps) * few * threads * V);
+    const launch_shape shape = {elements / size * pieces, threads};
+    if (shape.blocks <= most_blocks)
+      return launch(pointwise_rows<Body, V, few, Outs, Ins>, shape, stream, s, divide_by(pieces));
+  }
+  const int64_t blocks = ceil_div(ceil_div(elements - head, V), int64_t(few) * threads);
+  const launch_shape shape = {blocks > 0 ? blocks : 1, threads};
+  return launch(pointwise_strided<Body, V, few, Outs, Ins>, shape, stream, s, head, elements);
 }
 
 }  // namespace detail

@@ -9,9 +9,17 @@ namespace mn {
 
 inline constexpr int tile_size = 64;   // elements, either way
 inline constexpr int tile_pitch = 65;  // of a tile's rows in shared memory: columns then lie in different banks
-inline constexpr int tile_vector = 4;  // elements per access
 inline constexpr int tile_threads = 256;
-inline constexpr int tile_steps = tile_size * tile_size / tile_vector / tile_threads;
+
+// Elements per access: 8 where all types are narrow, so that those too are read and written 16 bytes at a time.
+template <class Outs, class Ins>
+struct tile_vector;
+template <class... Out, class... In>
+struct tile_vector<types<Out...>, types<In...>> {
+  static constexpr int value = widest_of<Out..., In...>() <= 2 ? 8 : 4;
+};
+template <int V>
+constexpr int tile_steps = tile_size * tile_size / V / tile_threads;
 
 template <class Outs, class Ins>
 struct tiled_operands {
@@ -27,51 +35,55 @@ struct tiled_operands {
   int shared_offset[count];  // bytes, per input
 };
 
-// Vector q of a tile: for a turned input 4 elements down at some column, for others 4 elements across at some row.
+// Vector q of a tile: for a turned input V elements down at some column, for others V elements across at some row.
+template <int V>
 struct tile_place {
   int line, first;
   MN_FN tile_place(int step) {
     const int q = step * tile_threads + threadIdx.x;
-    line = q / (tile_size / tile_vector);
-    first = q % (tile_size / tile_vector) * tile_vector;
+    line = q / (tile_size / V);
+    first = q % (tile_size / V) * V;
   }
 };
 
-MN_FN int elements_left(int64_t left) { return left < 0 ? 0 : left < tile_vector ? int(left) : tile_vector; }
+template <int V>
+MN_FN int elements_left(int64_t left) {
+  return left < 0 ? 0 : left < V ? int(left) : V;
+}
 
-template <size_t I, class Outs, class Ins>
+template <size_t I, int V, class Outs, class Ins>
 MN_FN auto load_tile(const tiled_operands<Outs, Ins>& o, const int64_t (&base)[tiled_operands<Outs, Ins>::count],
                      int64_t height, int64_t width, int step) {
   constexpr int k = Outs::size + I;
-  const tile_place at(step);
+  const tile_place<V> at(step);
   const bool turned = o.turned >> I & 1;
-  const int n = at.line < (turned ? width : height) ? elements_left((turned ? height : width) - at.first) : 0;
+  const int n = at.line < (turned ? width : height) ? elements_left<V>((turned ? height : width) - at.first) : 0;
   const int64_t place = at.line * (turned ? o.across[k] : o.down[k]) + at.first * (turned ? o.down[k] : o.across[k]);
-  return load_along<type_at<I, Ins>, tile_vector>(o.at.template input<I>() + base[k] + place,
-                                                                   turned ? 1 : o.across[k], n, o.readable[k]);
+  return load_along<type_at<I, Ins>, V>(o.at.template input<I>() + base[k] + place, turned ? 1 : o.across[k], n,
+                                        o.readable[k]);
 }
 
-template <size_t I, class Outs, class Ins, class Vecs>
-MN_FN void put_tile(const tiled_operands<Outs, Ins>& o, const Vecs (&x)[tile_steps]) {
+template <size_t I, int V, class Outs, class Ins>
+MN_FN void put_tile(const tiled_operands<Outs, Ins>& o, const vecs<Ins, V> (&x)[tile_steps<V>]) {
   if (!(o.turned >> I & 1)) return;
   auto* tile = reinterpret_cast<type_at<I, Ins>*>(shared_memory() + o.shared_offset[I]);
 #pragma unroll
-  for (int step = 0; step < tile_steps; ++step) {
-    const tile_place at(step);
+  for (int step = 0; step < tile_steps<V>; ++step) {
+    const tile_place<V> at(step);
 #pragma unroll
-    for (int v = 0; v < tile_vector; ++v) tile[(at.first + v) * tile_pitch + at.line] = get<I>(x[step]).at[v];
+    for (int v = 0; v < V; ++v) tile[(at.first + v) * tile_pitch + at.line] = get<I>(x[step]).at[v];
   }
 }
 
-template <size_t I, class Outs, class Ins, class Vecs>
-MN_FN void take_tile(const tiled_operands<Outs, Ins>& o, Vecs (&x)[tile_steps]) {
+template <size_t I, int V, class Outs, class Ins>
+MN_FN void take_tile(const tiled_operands<Outs, Ins>& o, vecs<Ins, V> (&x)[tile_steps<V>]) {
   if (!(o.turned >> I & 1)) return;
   const auto* tile = reinterpret_cast<const type_at<I, Ins>*>(shared_memory() + o.shared_offset[I]);
 #pragma unroll
-  for (int step = 0; step < tile_steps; ++step) {
-    const tile_place at(step);
+  for (int step = 0; step < tile_steps<V>; ++step) {
+    const tile_place<V> at(step);
 #pragma unroll
-    for (int v = 0; v < tile_vector; ++v) get<I>(x[step]).at[v] = tile[at.line * tile_pitch + at.first + v];
+    for (int v = 0; v < V; ++v) get<I>(x[step]).at[v] = tile[at.line * tile_pitch + at.first + v];
   }
 }
 
@@ -88,18 +100,19 @@ MN_FN void one_tile(const tiled_operands<Outs, Ins>& o, detail::indices<O...>, d
   for (int k = 0; k < count; ++k) base[k] += top * o.down[k] + left * o.across[k];
   const int64_t height = o.height - top, width = o.width - left;
 
-  vecs<Ins, tile_vector> x[tile_steps];
+  constexpr int V = tile_vector<Outs, Ins>::value;
+  vecs<Ins, V> x[tile_steps<V>];
 #pragma unroll
-  for (int step = 0; step < tile_steps; ++step) x[step] = values(load_tile<I>(o, base, height, width, step)...);
-  (put_tile<I>(o, x), ...);
+  for (int step = 0; step < tile_steps<V>; ++step) x[step] = values(load_tile<I, V>(o, base, height, width, step)...);
+  (put_tile<I, V>(o, x), ...);
   __syncthreads();
-  (take_tile<I>(o, x), ...);
+  (take_tile<I, V>(o, x), ...);
 #pragma unroll
-  for (int step = 0; step < tile_steps; ++step) {
-    const tile_place at(step);
-    const int n = at.line < height ? elements_left(width - at.first) : 0;
-    const auto y = apply_body<Body, Outs, Ins, tile_vector>(x[step], n);
-    (store_along<type_at<O, Outs>, tile_vector>(
+  for (int step = 0; step < tile_steps<V>; ++step) {
+    const tile_place<V> at(step);
+    const int n = at.line < height ? elements_left<V>(width - at.first) : 0;
+    const auto y = apply_body<Body, Outs, Ins, V>(x[step], n);
+    (store_along<type_at<O, Outs>, V>(
          o.at.template output<O>() + base[O] + at.line * o.down[O] + at.first * o.across[O], o.across[O], n, get<O>(y)),
      ...);
   }

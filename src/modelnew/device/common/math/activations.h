@@ -91,18 +91,30 @@ MN_FN C silu(C x) {
   return detail::times_sigmoid(x, x, C(0), x < (sizeof(C) == 4 ? C(-110) : C(-750)));
 }
 
+namespace detail {
+
+// x times the normal distribution function of x, wherever x is
+MN_FN float gelu_anywhere(float x) {
+  const float t = at_most(magnitude(x), 14.5f), square = t * t, denominator = t + 1.9921875f;
+  const scaled_tail q = normal_tail(t, -0.5f * square, 0.5f * fma(-t, t, square), denominator,
+                                                    t - (denominator - 1.9921875f));
+  const float tail = scale_down(q.value, q.n);  // t (1 - Phi(t))
+  return (x < 0.0f ? x * 0.0f : x) - tail;
+}
+
+}  // namespace detail
+
 // x times the normal distribution function of x
 template <class S = void>
 MN_FN float gelu(float x) {
 #if defined(MN_CUDA)
   if constexpr (detail::is_short<S>) return detail::gelu_16(x);
-  if (detail::magnitude(x) <= 3.4f) return detail::gelu_near(x);  // beyond, a warp takes the longer way
+  float result = detail::gelu_near(x);
+  if (detail::magnitude(x) > 3.4f) result = detail::gelu_anywhere(x);  // seldom: then a warp does both
+  return result;
+#else
+  return detail::gelu_anywhere(x);
 #endif
-  const float t = detail::at_most(detail::magnitude(x), 14.5f), square = t * t, denominator = t + 1.9921875f;
-  const detail::scaled_tail q = detail::normal_tail(t, -0.5f * square, 0.5f * fma(-t, t, square), denominator,
-                                                    t - (denominator - 1.9921875f));
-  const float tail = detail::scale_down(q.value, q.n);  // t (1 - Phi(t))
-  return (x < 0.0f ? x * 0.0f : x) - tail;
 }
 template <class S = void>
 MN_FN double gelu(double x) { return x * (0.5 * erfc(-0x1.6a09e667f3bcdp-1 * x)); }

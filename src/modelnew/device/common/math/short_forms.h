@@ -19,9 +19,10 @@ struct logistic {
   float sum, inverse;
   bool lost;  // the sum is without its 1, which counts where n = 24: one rounding less for all others
 
-  MN_FN logistic(float shifted, float q) {
+  // q is factor times slope.
+  MN_FN logistic(float shifted, float factor, float slope) {
     const float power = bit_cast<float>(bit_cast<uint32_t>(shifted) << 23);
-    sum = fma(power, q, power + unit);
+    sum = fma(power * factor, slope, power + unit);
     inverse = reciprocal_near(sum);
     lost = shifted >= magic + 24.0f;
   }
@@ -38,7 +39,7 @@ struct logistic {
 MN_FN logistic logistic_of(float x) {
   const float shifted = fma(x, -0x1.715476p+0f, logistic::magic), n = shifted - logistic::magic;
   const float r = fma(n, -0x1.7f7d1cp-20f, fma(n, -0x1.62e400p-1f, -x));
-  return {shifted, fma(r * r, exp_tail_short(r), r)};
+  return {shifted, 1.0f, fma(r * r, exp_tail_short(r), r)};
 }
 MN_FN float sigmoid_short(float x) {
   return logistic_of(minimum(maximum(x, -105.0f), 40.0f)).divide(1.0f);  // NaN passes
@@ -61,7 +62,7 @@ MN_FN float gelu_tanh_short(float x) {
   const float w_low = fma(b, square, a - w) + fma(b, square_low, fma(b_low, square, a_low));
   const float shifted = fma(-t, w, logistic::magic), n = shifted - logistic::magic;
   const float f = fma(-t, w_low, fma(-t, w, -n));
-  const float near = logistic(shifted, f * exp2_slope(f)).divide(x);
+  const float near = logistic(shifted, f, exp2_slope(f)).divide(x);
   return magnitude(x) > 11.0f ? times_step(x) : near;
 }
 
