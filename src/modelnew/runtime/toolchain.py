@@ -15,7 +15,7 @@ import torch
 
 # Hidden but for what a kernel exports: two kernels may hold inline functions of the same name that differ.
 # Without the two -fno flags gcc keeps comparisons and roots apart from its vectors, for the sake of traps and errno that nobody
-# looks at; results are the same bits. Without -fno-tree-pre it takes a clamp to a constant for a branch, works out beforehand what
+# looks at; results are the same bits. Without the others it takes a clamp to a constant for a branch, works out beforehand what
 # follows for that constant, and selects at every step.
 CPU_FLAGS = (
     "-O3",
@@ -27,7 +27,9 @@ CPU_FLAGS = (
     "-fno-trapping-math",
     "-fno-math-errno",
     "-fno-tree-pre",
+    "-fno-thread-jumps",
 )
+_GCC_ONLY = ("-fno-tree-pre", "-fno-thread-jumps")  # clang has no such passes, and may refuse the names
 # Products and sums are rounded as they are written, as on the CPU: the library's compensated sums depend on it.
 CUDA_FLAGS = ("-O3", "-std=c++17", "-fmad=false", "-Xcompiler", "-fvisibility=hidden")
 GET_CXX = "install g++ (apt-get install g++, or conda install gxx), or set CXX"
@@ -101,7 +103,8 @@ def find_tools(target: str) -> Tools:
     if target == "cpu":
         runtime = openmp_runtime("clang" in version)
         openmp = (runtime, "-Wl,-rpath," + os.path.dirname(runtime)) if runtime else ("-fopenmp",)
-        return Tools(cxx, "", CPU_FLAGS, openmp, (version, _processor()))
+        known = tuple(flag for flag in CPU_FLAGS if "clang" not in version or flag not in _GCC_ONLY)
+        return Tools(cxx, "", known, openmp, (version, _processor()))
     nvcc = find_nvcc()
     if not nvcc:
         where = "in CUDA_HOME, on PATH, in /usr/local/cuda or among pip's packages"

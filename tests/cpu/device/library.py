@@ -23,6 +23,7 @@ FLAGS = (
         "-fno-math-errno",
         "-fno-trapping-math",
         "-fno-tree-pre",
+        "-fno-thread-jumps",
     ),
     *(
         "-fPIC",

@@ -57,8 +57,15 @@ struct pointwise_launch<Body, types<Outs...>, types<Ins...>> {
   MN_FN static void compute(int64_t n, detail::indices<O...>, pack<To*...> to, [[maybe_unused]] pack<From*...> from,
                             detail::indices<I...>) {
     const Body body{};
+    int64_t first = 0;
+    for (; first + stream_lanes <= n; first += stream_lanes) {
+      side_by_side<stream_lanes, To...>([&](int64_t l) __attribute__((always_inline)) {
+        const auto results = as_pack(body(get<I>(from)[first + l]...));
+        ((get<O>(to)[first + l] = cast<To>(get<O>(results))), ...);
+      });
+    }
 #pragma omp simd
-    for (int64_t i = 0; i < n; ++i) {
+    for (int64_t i = first; i < n; ++i) {
       const auto results = as_pack(body(get<I>(from)[i]...));
       ((get<O>(to)[i] = cast<To>(get<O>(results))), ...);
     }
@@ -71,11 +78,10 @@ struct pointwise_launch<Body, types<Outs...>, types<Ins...>> {
     const Body body{};
     for (int64_t i = 0; i < n; i += stream_lanes) {
       pack<lanes_of<To>...> computed;
-#pragma omp simd
-      for (int64_t l = 0; l < stream_lanes; ++l) {
+      side_by_side<stream_lanes, To...>([&](int64_t l) __attribute__((always_inline)) {
         const auto results = as_pack(body(get<I>(from)[i + l]...));
         ((get<O>(computed).value[l] = cast<To>(get<O>(results))), ...);
-      }
+      });
       (stream_lanes_out(get<O>(computed), get<O>(to) + i), ...);
     }
   }

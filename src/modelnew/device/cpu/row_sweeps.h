@@ -121,8 +121,15 @@ struct row_ports<types<Outs...>, types<Ins...>> {
   template <class View, class... To, size_t... K>
   MN_FN void fill(const View& element, pack<To*...> to, indices<K...>) {
     const int64_t n = tiles.size();
+    int64_t first = 0;
+    for (; first + stream_lanes <= n; first += stream_lanes) {
+      side_by_side<stream_lanes, To...>([&](int64_t l) __attribute__((always_inline)) {
+        const auto results = as_pack(element[first + l]);
+        ((get<K>(to)[first + l] = cast<To>(get<K>(results))), ...);
+      });
+    }
 #pragma omp simd
-    for (int64_t i = 0; i < n; ++i) {
+    for (int64_t i = first; i < n; ++i) {
       const auto results = as_pack(element[i]);
       ((get<K>(to)[i] = cast<To>(get<K>(results))), ...);
     }
@@ -142,6 +149,13 @@ struct row_ports<types<Outs...>, types<Ins...>> {
     return {base + ahead[k] + tiles.offset(k), 1};
   }
 
+  // The cache lines of stream_lanes elements.
+  template <class S>
+  MN_FN static void fetch_ahead(const S* from) {
+    for (int64_t line = 0; line < stream_lanes; line += 64 / static_cast<int64_t>(sizeof(S)))
+      __builtin_prefetch(from + line, 0, 2);
+  }
+
   // f(first element, how many) for stream_lanes elements of the current tile at a time, then for the rest of it; asks
   // for the next row on the way.
   template <class F>
@@ -154,7 +168,7 @@ struct row_ports<types<Outs...>, types<Ins...>> {
     [[maybe_unused]] const auto next = values(counterpart(get<I>(in).base, outputs + I)...);
     int64_t i = 0;
     for (; i + stream_lanes <= n; i += stream_lanes) {
-      (__builtin_prefetch(get<I>(next).from + i * get<I>(next).step, 0, 2), ...);
+      (fetch_ahead(get<I>(next).from + i * get<I>(next).step), ...);
       f(i, stream_lanes);
     }
     if (i < n) f(i, n - i);
@@ -165,11 +179,10 @@ struct row_ports<types<Outs...>, types<Ins...>> {
   MN_FN void fill_lanes(const View& element, pack<To*...> to, indices<K...>) {
     by_lanes([&](int64_t first, int64_t) __attribute__((always_inline)) {
       pack<lanes_of<To>...> computed;
-#pragma omp simd
-      for (int64_t l = 0; l < stream_lanes; ++l) {
+      side_by_side<stream_lanes, To...>([&](int64_t l) __attribute__((always_inline)) {
         const auto results = as_pack(element[first + l]);
         ((get<K>(computed).value[l] = cast<To>(get<K>(results))), ...);
-      }
+      });
       (stream_lanes_out(get<K>(computed), get<K>(to) + first), ...);
     });
   }

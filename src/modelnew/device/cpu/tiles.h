@@ -73,8 +73,31 @@ inline void stream_out(const void* from, int64_t bytes, void* to) {
   memcpy(target, source, static_cast<size_t>(bytes));
 }
 
+// f(l) for l < Lanes, where values of type V are computed, the widest of them. The compiler takes as many lanes at a time
+// as a vector has of the narrowest type in the loop. An array of a type half as wide as V beside it thus makes that two
+// vectors of V, whose instructions alternate: in the long chains of dependent instructions that functions are, each then
+// waits half as long. It takes the registers of AVX-512.
+template <int64_t Lanes, class... V, class F>
+MN_FN void side_by_side(const F& f) {
+#if defined(__AVX512F__)
+  constexpr bool wide = ((sizeof(V) == 8) || ...);
+  if constexpr (((sizeof(V) >= 4) && ...)) {
+    alignas(64) std::conditional_t<wide, uint32_t, uint16_t> beside[Lanes];
+#pragma omp simd
+    for (int64_t l = 0; l < Lanes; ++l) {
+      f(l);
+      beside[l] = 0;
+    }
+    asm volatile("" : : "m"(beside));
+    return;
+  }
+#endif
+#pragma omp simd
+  for (int64_t l = 0; l < Lanes; ++l) f(l);
+}
+
 // The same for lanes that a loop has just computed: they need not pass through memory on the way.
-constexpr int64_t stream_lanes = 16;
+constexpr int64_t stream_lanes = 32;
 template <class S>
 struct alignas(64) lanes_of {
   S value[stream_lanes];

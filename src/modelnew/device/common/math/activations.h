@@ -55,6 +55,23 @@ MN_FN double log1p_unit(double x) {
   return upper ? 0x1.62e42fefa39efp-1 + (near + 0x1.abc9e3b39803fp-56) : near;
 }
 
+#if !defined(MN_CUDA)
+// c / (c + c e^-x), c = 2^-64, so that e^110 is no infinity yet. e^-x = 2^n (1 + f p); 2^n + c is exact or what it lacks is
+// added later, so that only the last sum and the quotient round. NaN goes through f.
+MN_FN float sigmoid_scaled(float x) {
+  constexpr float c = 0x1p-64f, magic = 0x1.8p23f + 127.0f - 64.0f;
+  const float within = at_most(x, 40.0f), shifted = fma(within, -0x1.715476p+0f, magic);
+  const int32_t bits = bit_cast<int32_t>(shifted), most = bit_cast<int32_t>(magic + 160.0f);
+  const float limited = bit_cast<float>(bits < most ? bits : most), n = limited - magic;
+  const float power = bit_cast<float>(bit_cast<uint32_t>(limited) << 23);
+  const float f = fma(within, -0x1.4ae0c0p-26f, fma(within, -0x1.715476p+0f, -n));
+  const float p = polynomial(f, 0x1.62e430p-1f, 0x1.ebfbdcp-3f, 0x1.c6af7ap-5f, 0x1.3b2dd4p-7f, 0x1.5f094ap-10f,
+                             0x1.417852p-13f);
+  const float sum = power + c, lacks = c - (sum - power);
+  return c / (sum + fma(power * f, p, lacks));
+}
+#endif
+
 }  // namespace detail
 
 // S: what the result will be rounded to. On CUDA a 16-bit type takes fewer instructions.
@@ -63,6 +80,8 @@ MN_FN C sigmoid(C x) {
 #if defined(MN_CUDA)
   if constexpr (detail::is_short<S>) return detail::sigmoid_16(x);
   if constexpr (sizeof(C) == 4) return detail::sigmoid_short(x);
+#else
+  if constexpr (sizeof(C) == 4) return detail::sigmoid_scaled(x);
 #endif
   // g = e / (1 + e) for x < 0 and 1 - g above, as e - e g and 1 - g: there the quotient's roundings weigh less
   const C e = detail::decay(x), g = e / (C(1) + e), whole = x < C(0) ? e : C(1);
