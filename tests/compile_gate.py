@@ -99,13 +99,14 @@ class Compiled(NamedTuple):
 
 def default_cases() -> list[Case]:
     sys.path.insert(0, str(ROOT))
-    from tests.simt.programs import MIXED, NORM, SOFTMAX
+    from tests.simt.programs import LAYERNORM, MIXED, NORM, SOFTMAX
 
     cases = [Case("mixed types", MIXED, (), ARCHS)]
     for stored in ("float", "mn::half", "mn::bf16"):
         every = ARCHS if stored == "float" else (TABLE_ARCH,)
         cases.append(Case(f"activations {stored}", ACTIVATIONS, (f"MN_T={stored}",), every))
     cases.append(Case("softmax float", SOFTMAX, ("MN_T=float",), ARCHS))
+    cases.append(Case("layernorm float", LAYERNORM, ("MN_T=float",), (TABLE_ARCH,)))
     cases.append(Case("norm float", NORM, ("MN_T=float",), ("sm_80", TABLE_ARCH)))
     cases.append(Case("norm half", NORM, ("MN_T=mn::half",), ("sm_100", TABLE_ARCH)))
     for tile in (16, 64, 128):
@@ -146,10 +147,13 @@ def compile_case(case: Case, arch: str, folder: Path) -> Compiled:
             complaints.append(f"{kernel.name}: {kernel.stack} bytes of local memory, {kernel.spilled} spilled")
     counts = {}
     for name, lines in disassemble(cubin).items():
-        if name.startswith(("pointwise_contiguous", "pointwise_rows")) and wide_types(name):
+        rows = is_row_of_a_warp(name)
+        if rows or (name.startswith(("pointwise_contiguous", "pointwise_rows")) and wide_types(name)):
             complaints += [f"{name}: no {op} of 128 bits" for op in missing_wide(name, lines)]
         if name.startswith("pointwise_contiguous") and wide_types(name):
             counts[name] = round(per_element(name, lines), 2)
+        if rows:
+            counts[name] = round(until_stored(name, lines), 2)
     return Compiled(case.name, arch, seconds, kernels, complaints, counts)
 
 
@@ -195,8 +199,13 @@ def wide_types(name: str) -> bool:
     return name.split()[1] in {"copy", "hardsigmoid", "sigmoid", "gelu"}
 
 
+def is_row_of_a_warp(name: str) -> bool:
+    """A warp holds each row in registers, all of it whole vectors; bodies whose operands are all of one type."""
+    return bool(re.fullmatch(r"rows_registers (softmax|layernorm) \d+ \d+ 1 1 32", name))
+
+
 def missing_wide(name: str, lines: list[str]) -> list[str]:
-    return [op for op in ("LDG", "STG") if not any(re.search(rf"\b{op}\.E\S*\.128", line) for line in lines)]
+    return [op for op in ("LDG?", "STG?") if not any(re.search(rf"\b{op}\.E\S*\.128", line) for line in lines)]
 
 
 def per_element(name: str, lines: list[str]) -> float:
@@ -206,6 +215,13 @@ def per_element(name: str, lines: list[str]) -> float:
     exits = [i for i, line in enumerate(lines) if line.startswith("EXIT")]
     vector, vectors = (int(n) for n in name.split()[2:4])
     return (branch + 1 + exits[-1] - exits[-2]) / (vector * vectors)
+
+
+def until_stored(name: str, lines: list[str]) -> float:
+    """Instructions from a kernel's beginning to its last 16-byte store, per element of a thread's vectors."""
+    last = max(i for i, line in enumerate(lines) if re.search(r"\bSTG?\.E\S*\.128", line))
+    vector, vectors = (int(n) for n in name.split()[2:4])
+    return (last + 1) / (vector * vectors)
 
 
 def find(tool: str, needed: bool = True) -> str:

@@ -94,10 +94,17 @@ class Rows:
         (Rows((65536, 500), bytes_each=2), H200, "registers", "32 threads per row"),
         (Rows((65536, 1024)), H200, "registers", "a block of 64 threads per row"),
         (Rows((8192, 8192)), H200, "registers", "a block of 512 threads per row"),
-        (Rows((8192, 50257)), H200, "cluster", "cluster of 2 blocks: one read"),
+        (Rows((8192, 12289)), H200, "staged", "in a block while others are worked on: one read"),
+        (Rows((8192, 50257)), H200, "staged", "in a cluster of 2 blocks while"),
+        (Rows((8192, 50257), weights=2), H200, "staged", "in a cluster of 2 blocks while"),
+        (Rows((64, 50257)), H200, "grid", "4 blocks per row"),  # too few rows to keep clusters of 2 busy
         (Rows((8192, 50257)), T4, "grid", "one read"),  # no clusters
         (Rows((8192, 1 << 22)), T4, "block", "3 reads"),  # the whole device could not hold a row
-        (Rows((4096, 393216)), H200, "cluster", "cluster of 16 blocks: one read"),
+        (Rows((4096, 393216)), H200, "staged", "in a cluster of 8 blocks while"),
+        (Rows((4096, 393217)), H200, "cluster", "cluster of 16 blocks: one read"),  # no place for what comes next
+        (Rows((4096, 500000)), H200, "grid", "19 blocks per row"),  # more than any cluster has room for
+        (Rows((4096, 393216), bytes_each=2), H200, "staged", "in a cluster of 4 blocks while"),
+        (Rows((4096, 100000), sweeps=1), H200, "block", "one read"),  # read once in any case
         (Rows((4096, 393216)), A100, "grid", "one read"),
         (Rows((16, 1 << 22)), H200, "grid", "16 rows at a time: 3 reads"),  # LayerNorm of few very long rows
         (Rows((1, 1 << 30), sweeps=1), H200, "grid", "264 blocks per row"),
@@ -132,6 +139,11 @@ def test_limits_of_the_device_hold(size: int, count: int, bytes_each: int, devic
         a, b, c = plan.numbers[5:8]
         blocks, teams = c % 65536, c // 65536
         kept = b // 16 * 16
+        if plan.kind == "staged":
+            chunks = -(-layout.row_size * bytes_each // (384 * 4 * 16))
+            assert a == 3 and c in (1, 2, 4, 8) and -(-chunks // c) < b <= 64
+            assert 5504 + b * 384 * 4 * 16 <= device.shared_per_block
+            continue
         if plan.kind == "registers":
             assert a * 64 // max(4, bytes_each) >= layout.row_size and b <= 512 and b % a == 0 and a & (a - 1) == 0
         elif plan.kind == "side by side":

@@ -38,10 +38,11 @@ ROWS = """\
 struct softmax_body {
   template <class Row> MN_FN void operator()(Row& row) const {
     auto x = row.template load<0>();
-    const auto max = row.reduce(mn::max<C>{}, [=](C x) { return x; }, x);
-    auto exp = row.keep([=](C x) { return mn::exp(x - max); }, x);
-    const auto sum = row.reduce(mn::sum<C>{}, [=](C exp) { return exp; }, exp);
-    row.template store<0>([=](C exp) { return exp / sum; }, exp);
+    auto soft = mn::exponentials<C>(row, [](C x) { return mn::exp(x); }, [=](C x) { return x; }, x);
+    auto exp = soft.exp;
+    const auto sum = soft.sum;
+    const auto by_sum = mn::divisor(sum);
+    row.template store<0>([=](C exp) { return exp / by_sum; }, exp);
   }
 };
 

@@ -11,6 +11,7 @@ from tests.simt.harness import ORDERS, Program
 H200 = Device(index=0, sms=132, capability=(9, 0), shared_per_block=227 << 10, l2_bytes=50 << 20)
 # Devices that are small enough for every kind of plan to be chosen for rows that a CPU gets through.
 SMALL = Device(index=0, sms=4, capability=(9, 0), shared_per_block=8 << 10, l2_bytes=1 << 20)
+WAITING = Device(index=0, sms=2, capability=(9, 0), shared_per_block=79 << 10, l2_bytes=1 << 20)  # 3 chunks
 OLD = Device(index=0, sms=4, capability=(7, 5), shared_per_block=20 << 10, l2_bytes=1 << 20)
 SPREAD = Device(index=0, sms=8, capability=(8, 0), shared_per_block=100 << 10, l2_bytes=1 << 20)
 

@@ -54,9 +54,9 @@ using C = mn::compute_t<T>;
 struct softmax_body {
   template <class Row> MN_FN void operator()(Row& row) const {
     auto x = row.template load<0>();
-    auto m = row.reduce(mn::max<C>{}, [=](C x) { return x; }, x);
-    auto e = row.keep([=](C x) { return C(exp(x - m)); }, x);
-    auto s = row.reduce(mn::sum<C>{}, [=](C e) { return e; }, e);
+    auto soft = mn::exponentials<C>(row, [](C x) { return C(exp(x)); }, [=](C x) { return x; }, x);
+    auto e = soft.exp;
+    const auto s = mn::divisor(soft.sum);
     row.template store<0>([=](C e) { return e / s; }, e);
   }
 };
@@ -81,7 +81,7 @@ struct norm_body {
     auto d = row.keep([=](C x) { return x - mean; }, x);
     const C variance = row.reduce(mn::sum<C>{}, [=](C d) { return d * d; }, d) / n;
     const C scale = C(1) / C(sqrt(variance + C(1e-5)));
-    auto w = row.template load<1>();
+    auto w = mn::share<1>(row);
     auto i = row.index();
     row.template store<0, 1>([=](C d, C w, int64_t i) { return mn::values(d * scale * w + shift, i * 2); }, d, w, i);
     row.template put<2>(mn::get<1>(both));
@@ -90,6 +90,20 @@ struct norm_body {
 MN_EXPORT int launch_norm(void* y, void* twice, void* top, const void* x, const void* w, const void* shift, const int64_t* plan,
                    mn::queue queue) {
   return mn::rows<norm_body, mn::types<T, int32_t, C>, mn::types<T, T, T>>({y, twice, top}, {x, w, shift}, plan, queue);
+}
+// Two inputs of each row.
+struct pair_body {
+  template <class Row> MN_FN void operator()(Row& row) const {
+    auto a = row.template load<0>();
+    auto b = row.template load<1>();
+    const C s = row.reduce(mn::sum<C>{}, [=](C a, C b) { return a * b; }, a, b);
+    auto e = mn::replace(row, [=](C a, C b) { return a * b - s; }, a, b);
+    const C top = row.reduce(mn::max<C>{}, [=](C e) { return e; }, e);
+    row.template store<0>([=](C e, C b) { return (e - top) * b; }, e, b);
+  }
+};
+MN_EXPORT int launch_pair(void* y, const void* a, const void* b, const int64_t* plan, mn::queue queue) {
+  return mn::rows<pair_body, mn::types<T>, mn::types<T, T>>({y}, {a, b}, plan, queue);
 }
 struct total_body {
   template <class Row> MN_FN void operator()(Row& row) const {
@@ -102,6 +116,27 @@ MN_EXPORT int launch_total(void* y, const void* x, const int64_t* plan, mn::queu
 }
 """
 
+LAYERNORM = """
+#include <math.h>
+#include "cuda/rows.cuh"
+using T = MN_T;
+using C = mn::compute_t<T>;
+struct layernorm_body {
+  template <class Row> MN_FN void operator()(Row& row) const {
+    auto x = row.template load<0>();
+    auto w = mn::share<1>(row);
+    auto b = mn::share<2>(row);
+    const C mean = row.reduce(mn::sum<C>{}, [=](C x) { return x; }, x) / C(row.size());
+    const C m2 = row.reduce(mn::sum<C>{}, [=](C x) { return (x - mean) * (x - mean); }, x);
+    const C scale = C(1) / C(sqrt(m2 / C(row.size()) + C(1e-5)));
+    row.template store<0>([=](C x, C w, C b) { return (x - mean) * scale * w + b; }, x, w, b);
+  }
+};
+MN_EXPORT int launch_layernorm(void* y, const void* x, const void* w, const void* b, const int64_t* plan, mn::queue queue) {
+  return mn::rows<layernorm_body, mn::types<T>, mn::types<T, T, T>>({y}, {x, w, b}, plan, queue);
+}
+"""
+
 BUILDS = {
     "pointwise float": (POINTWISE, "MN_T=float"),
     "pointwise half": (POINTWISE, "MN_T=mn::half"),
@@ -110,6 +145,7 @@ BUILDS = {
     "mixed": (MIXED, "MN_T=float"),
     "softmax float": (SOFTMAX, "MN_T=float"),
     "softmax half": (SOFTMAX, "MN_T=mn::half"),
+    "layernorm float": (LAYERNORM, "MN_T=float"),
     "norm float": (NORM, "MN_T=float"),
     "norm double": (NORM, "MN_T=double"),
 }

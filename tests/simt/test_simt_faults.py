@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.simt.harness import DEVICE, ORDERS, Program, SimtError
-from tests.simt.launches import H200, SMALL, SPREAD, Device, misaligned, pointwise, rows
+from tests.simt.launches import H200, SMALL, SPREAD, WAITING, Device, misaligned, pointwise, rows
 from tests.simt.programs import POINTWISE, SOFTMAX
 
 Run = Callable[[Program], None]
@@ -106,8 +106,8 @@ ROW_FAULTS = [
     Fault(
         "no barrier in a block",
         "group.cuh",
-        "= value;\n    __syncthreads();\n    return combine_lanes",
-        "= value;\n    if (!IF) __syncthreads();\n    return combine_lanes",
+        "= value;\n    __syncthreads();\n    return combine_warp",
+        "= value;\n    if (!IF) __syncthreads();\n    return combine_warp",
         softmax(2, 3000),
         "",
     ),
@@ -127,9 +127,7 @@ ROW_FAULTS = [
         softmax(2, 64),
         "mask",
     ),
-    Fault(
-        "half the lanes", "group.cuh", "distance = lanes / 2;", "distance = lanes / (2 + 2 * IF);", softmax(2, 300), ""
-    ),
+    Fault("half the lanes", "group.cuh", "distance = 16;", "distance = 16 / (1 + IF);", softmax(2, 300), ""),
     Fault(
         "no barrier before reuse",
         "group.cuh",
@@ -167,6 +165,14 @@ ROW_FAULTS = [
         "row_program.cuh",
         "return first < N(elements) && first > -V;",
         "return first < N(elements) + V * IF && first > -V;",
+        softmax(1, 37),
+        "",
+    ),
+    Fault(
+        "vector beyond a row of whole ones",
+        "rows_registers.cuh",
+        "first(u) < static_cast<int>(this->elements)",
+        "first(u) < static_cast<int>(this->elements) + V * IF",
         softmax(1, 36),
         "",
     ),
@@ -183,8 +189,48 @@ ROW_FAULTS = [
         "rows_chunks.cuh",
         "int64_t(step) * stride",
         "int64_t(step) * (stride - V * IF)",
-        softmax(9, 9000, 1, H200._replace(sms=2)),
+        softmax(9, 9000, 1, H200._replace(sms=20)),
         "written twice",
+    ),
+    Fault(
+        "a chunk not waited for",
+        "rows_staged.cuh",
+        "if (first) full(number)->wait(phase);",
+        "if (first && !IF) full(number)->wait(phase);",
+        softmax(2, 9000, 1, WAITING),
+        "",
+    ),
+    Fault(
+        "a place filled before all have read",
+        "rows_staged.cuh",
+        "== stage_shape::threads / 32 - 1)",
+        "== (IF ? 0 : stage_shape::threads / 32 - 1))",
+        softmax(4, 9000, 1, WAITING),
+        "",
+    ),
+    Fault(
+        "values of a cluster not waited for",
+        "rows_staged.cuh",
+        "meeting(set)->wait(round >> 1 & 1);",
+        "if (!IF) meeting(set)->wait(round >> 1 & 1);",
+        softmax(2, 20000, 1, WAITING),
+        "",
+    ),
+    Fault(
+        "a vector of a chunk not copied",
+        "rows_staged.cuh",
+        "(last - first) / V * 16 : 0;",
+        "((last - first) / V - IF) * 16 : 0;",
+        softmax(2, 9000, 1, WAITING),
+        "",
+    ),
+    Fault(
+        "another row's chunk",
+        "rows_staged.cuh",
+        "const int64_t target = from + rows_on * teams;",
+        "const int64_t target = from + (rows_on + IF * (rows_on > 0)) * teams;",
+        softmax(7, 9000, 1, WAITING),
+        "",
     ),
 ]
 

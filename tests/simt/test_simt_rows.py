@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.simt.harness import Program
-from tests.simt.launches import H200, OLD, SMALL, SPREAD, Device, misaligned, rows
+from tests.simt.launches import H200, OLD, SMALL, SPREAD, WAITING, Device, misaligned, rows
 
 Get = Callable[[str], Program]
 RANDOM = np.random.default_rng(11)
@@ -58,8 +58,8 @@ def test_rows_that_begin_anywhere(program: Get, dtype: type) -> None:
 @pytest.mark.parametrize(
     "shape, device, kind",
     [
-        ((9, 8200), H200._replace(sms=4), "block"),
-        ((9, 8193), H200._replace(sms=4), "block"),
+        ((9, 8200), H200._replace(sms=4, capability=(8, 0)), "block"),
+        ((9, 8193), H200._replace(sms=4, capability=(8, 0)), "block"),
         ((3, 20001), OLD._replace(sms=2), "block"),  # does not fit: read in every sweep
         ((5, 8195), SMALL, "grid"),  # 10 blocks' worth of shared memory, 4 SMs: read in every sweep
         ((5, 8200), SMALL._replace(sms=16, shared_per_block=26 << 10), "cluster"),
@@ -71,6 +71,52 @@ def test_rows_that_begin_anywhere(program: Get, dtype: type) -> None:
 def test_long_rows(program: Get, shape: tuple[int, int], device: Device, kind: str) -> None:
     found = softmax(program, random(shape), [1], device, orders=(0, 1))
     assert found == kind or (kind == "grid" and found == "block")
+
+
+CHUNK = 384 * 4 * 4  # fp32 elements (stage_shape in rows_staged.cuh)
+
+
+@pytest.mark.parametrize("size", [CHUNK * n + d for n in (2, 4, 7, 16) for d in (-5, -1, 0, 1, 5)])
+def test_rows_that_wait(program: Get, size: int) -> None:
+    """Sizes around a chunk, and around what a block, and a cluster of 2, 4 and 8, have places for; more rows than teams,
+    whose last ones have nothing to send for."""
+    for count in (2, 5):
+        device = WAITING if size < 16 * CHUNK - 5 else WAITING._replace(shared_per_block=104 << 10)
+        assert softmax(program, random((count, size)), [1], device, orders=(0, 1)) == "staged"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_rows_that_wait_begin_anywhere(program: Get, dtype: type) -> None:
+    vector = 16 // np.dtype(dtype).itemsize
+    size = 2 * CHUNK * 4 // np.dtype(dtype).itemsize
+    for off in range(vector):
+        kinds = {softmax(program, misaligned(random((3, size - 8), dtype), off), [1], WAITING, (0,))}
+        kinds |= {softmax(program, random((3, size - 20 + off), dtype)[:, off:], [1], WAITING, (1,))}
+        kinds |= {softmax(program, misaligned(random((3, size - 9), dtype), off), [1], WAITING, (7,))}
+        assert kinds == {"staged"}
+
+
+def test_inputs_that_wait_side_by_side(program: Get) -> None:
+    """Aligned alike, differently, and not contiguous: then they are read in every sweep."""
+    size = CHUNK + 2304
+    for a_off, b_off, step in [(0, 0, 1), (3, 3, 1), (0, 1, 1), (2, 0, 1), (0, 0, 2)]:
+        a, b = misaligned(random((3, size)), a_off), misaligned(random((3, size * step)), b_off)[:, ::step]
+        y = np.empty_like(a)
+        plan = rows(
+            program("norm float"),
+            "pair",
+            [y],
+            [a, b],
+            [1],
+            sweeps=3,
+            on_chip=12,
+            device=WAITING._replace(shared_per_block=155 << 10),
+        )
+        assert plan.kind == ("staged" if step == 1 else "block")
+        wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
+        e = wide_a * wide_b - (wide_a * wide_b).sum(1, keepdims=True)
+        truth = (e - e.max(1, keepdims=True)) * wide_b
+        assert np.abs(y - truth).max() <= 1e-5 * np.abs(truth).max()
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (31, 32), (33, 31), (100, 65), (65, 257), (1000, 33), (7, 300)])
@@ -115,21 +161,48 @@ def check_norm(get: Get, name: str, x: np.ndarray, device: Device) -> str:
 
 
 @pytest.mark.parametrize("name, dtype", [("norm float", np.float32), ("norm double", np.float64)])
-@pytest.mark.parametrize("device", [H200, SMALL, SPREAD])
+@pytest.mark.parametrize("device", [H200, SMALL, SPREAD, WAITING])
 def test_several_outputs_reductions_and_a_shared_weight(program: Get, name: str, dtype: type, device: Device) -> None:
-    for shape in [(1, 1), (5, 7), (3, 64), (2, 1001), (3, 6003)]:
+    for shape in [(1, 1), (5, 7), (3, 64), (2, 1001), (3, 6003), (3, 10_007 if device is WAITING else 1024)]:
         check_norm(program, name, misaligned(random(shape, dtype), 1), device)
+        check_norm(program, name, random(shape, dtype), device)
+
+
+@pytest.mark.parametrize(
+    "shape, device", [((5, 1), H200), ((70, 36), H200), ((5, 1024), H200), ((3, 4096), H200), ((5, 12_300), WAITING)]
+)
+def test_rows_that_all_begin_alike(program: Get, shape: tuple[int, int], device: Device) -> None:
+    """All operands contiguous, with weights: the kernels without edges; and the same with one operand that is not aligned."""
+    for off in (0, 1):
+        x, w, b = misaligned(random(shape), 0), misaligned(random(shape[1:]), off), random(shape[1:])
+        y = np.empty_like(x)
+        plan = rows(program("layernorm float"), "layernorm", [y], [x, w, b], [1], sweeps=3, on_chip=12, device=device)
+        assert plan.kind == ("staged" if device is WAITING else "registers")
+        wide = x.astype(np.float64)
+        truth = (wide - wide.mean(1, keepdims=True)) / np.sqrt(wide.var(1, keepdims=True) + 1e-5) * w + b
+        assert np.abs(y - truth).max() <= 4e-6 * np.abs(truth).max()
 
 
 def test_nan_and_infinity_reach_every_thread(program: Get) -> None:
     """A NaN anywhere in a row makes the whole row NaN, and no other row."""
-    for size in (5, 100, 3000):
+    for size, device in ((5, H200), (100, H200), (3000, H200), (10_000, WAITING), (30_000, WAITING)):
         x = random((4, size))
         x[1, size // 2] = np.nan
         x[2, size - 1] = -np.inf
         y = np.empty_like(x)
-        rows(program("softmax float"), "softmax", [y], [x], [1], sweeps=3, on_chip=8)
+        rows(program("softmax float"), "softmax", [y], [x], [1], sweeps=3, on_chip=8, device=device)
         assert np.isnan(y[1]).all() and not np.isnan(y[[0, 2, 3]]).any() and y[2, size - 1] == 0
+
+
+def test_rows_of_infinities_are_nan(program: Get) -> None:
+    """e^(inf - inf): in every kind of row, whether the maximum is known before the sum or not; a row of which a thread has
+    met nothing but -infinity is not."""
+    for size, device in ((7, H200), (3000, H200), (10_000, WAITING), (30_000, WAITING)):
+        x = random((3, size))
+        x[0], x[1, size // 3], x[2, : size - 1] = -np.inf, np.inf, -np.inf
+        y = np.empty_like(x)
+        rows(program("softmax float"), "softmax", [y], [x], [1], sweeps=3, on_chip=8, device=device)
+        assert np.isnan(y[:2]).all() and (y[2, :-1] == 0).all() and y[2, -1] == 1
 
 
 @pytest.mark.parametrize("device", [H200, SMALL, SPREAD])

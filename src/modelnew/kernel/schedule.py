@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from modelnew.kernel.ir import COSTLY, Expr, Kernel, walk
+from modelnew.kernel.ir import COSTLY, FLOAT_TYPES, Expr, Kernel, walk
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Schedule:
     sweeps: tuple[Sweep, ...]
     stores: tuple[int, ...]
     puts: tuple[int, ...]
+    stored: tuple[Expr, ...]  # the results that `stores` numbers
+    put: tuple[Expr, ...]  # those that `puts` numbers
     elements: frozenset[int]  # ids of the expressions that vary along the row
     loads: tuple[int, ...]  # operands that vary along the row
 
@@ -33,6 +36,40 @@ class Schedule:
     def passes(self) -> int:
         """Sweeps over the row, the store among them; keeps ride along with the first that needs them."""
         return sum(bool(sweep.reductions) for sweep in self.sweeps) + bool(self.stores)
+
+    def replaces(self, kept: Expr, stage: int) -> bool:
+        """A kept value may take the place of the input that it is made of: later sweeps need only the value."""
+        inputs = [expr for expr in _within((kept,)) if expr.kind == "load" and id(expr) in self.elements]
+        later = [r.args[0] for sweep in self.sweeps[stage + 1 :] for r in sweep.reductions] + list(self.stored)
+        hidden = {id(expr) for keeps in self.keeps for expr in keeps}
+        read = {id(expr) for root in later for expr in _within((root,), hidden)}
+        alone = len(self.keeps[stage]) == 1 and not any(self.keeps[:stage]) and not any(self.keeps[stage + 1 :])
+        return alone and len(inputs) == 1 and id(inputs[0]) not in read
+
+    @property
+    def softened(self) -> tuple[Expr, Expr, Expr] | None:
+        """The first sweeps' maximum M of v, the kept e^(v - M), and their sum: one call makes them."""
+        if len(self.sweeps) < 2 or self.keeps[0] or len(self.keeps[1]) != 1:
+            return None
+        first, second = self.sweeps[0].reductions, self.sweeps[1].reductions
+        (exp,) = self.keeps[1]
+        if len(first) != 1 or len(second) != 1 or second[0].args[0] is not exp or exp.detail != "exp":
+            return None
+        (top,), (total,), shifted = first, second, exp.args[0]
+        found = (
+            top.detail == "max"
+            and total.detail == "sum"
+            and top.ctype in FLOAT_TYPES
+            and shifted.detail == "sub"
+            and shifted.args == (top.args[0], top)
+        )
+        return (top, exp, total) if found else None
+
+    def reads_later(self, expr: Expr, stage: int, hidden: Collection[int]) -> bool:
+        """Whether sweeps from `stage` on, or what they need, have `expr` in them."""
+        roots = [r.args[0] for sweep in self.sweeps[stage:] for r in sweep.reductions] + list(self.stored)
+        roots += [scalar for scalars in self.scalars[stage:] for scalar in scalars] + list(self.put)
+        return any(expr is each for root in roots for each in _within((root,), hidden, into=True))
 
     @property
     def kept(self) -> int:
@@ -61,6 +98,8 @@ def schedule(kernel: Kernel) -> Schedule:
         sweeps=sweeps,
         stores=stores,
         puts=puts,
+        stored=tuple(kernel.results[i] for i in stores),
+        put=tuple(kernel.results[i] for i in puts),
         elements=elements,
         loads=tuple(sorted({int(e.detail) for e in order if e.kind == "load" and id(e) in elements})),
     )
@@ -109,13 +148,16 @@ def _shared(order: list[Expr], roots: list[tuple[Expr, ...]], elements: frozense
     ]
 
 
-def _within(roots: tuple[Expr, ...]) -> list[Expr]:
-    """Expressions that a sweep computes: everything under its roots, but not what is inside a reduction."""
+def _within(roots: tuple[Expr, ...], hidden: Collection[int] = (), *, into: bool = False) -> list[Expr]:
+    """Expressions that a sweep computes: everything under its roots, but not what is inside a reduction, or made already.
+
+    hidden: ids of those. into: with reductions, and what is inside.
+    """
     found: dict[int, Expr] = {}
     stack = list(roots)
     while stack:
         expr = stack.pop()
-        if id(expr) not in found and expr.kind != "reduce":
+        if id(expr) not in found and (into or expr.kind != "reduce") and id(expr) not in hidden:
             found[id(expr)] = expr
             stack.extend(expr.args)
     return list(found.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from modelnew.kernel.ir import INFIX, NARROW_TYPES, ROUNDED, Expr
 
@@ -13,8 +14,16 @@ LONGEST_LINE = 110
 class Writer:
     """Writes expressions as statements: what is used more than once, or grows too long, gets a name."""
 
-    def __init__(self, names: Mapping[int, str], unique: Callable[[str], str], size: str = "row.size()") -> None:
-        """`names`: variables that hold expressions, by id. `size`: the text of a row's size."""
+    def __init__(
+        self,
+        names: Mapping[int, str],
+        unique: Callable[[str], str],
+        size: str = "row.size()",
+        divisors: Mapping[int, str] = MappingProxyType({}),
+    ) -> None:
+        """`names`: variables that hold expressions, by id. `size`: the text of a row's size. `divisors`: variables that
+        hold what to divide by in place of an expression."""
+        self.divisors = divisors
         self.size = size
         self.names = dict(names)
         self.unique = unique
@@ -61,6 +70,8 @@ class Writer:
         if expr.kind != "call":
             raise AssertionError(f"{expr.kind} has no text of its own")
         function = str(expr.detail)
+        if function == "div" and id(expr.args[1]) in self.divisors:
+            args[1] = self.divisors[id(expr.args[1])]
         if function in INFIX:
             text = f"({args[0]} {INFIX[function]} {args[1]})"
         elif function in ("neg", "not", "bitnot"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelnew.kernel.ir import COSTLY, Expr, Kernel, walk
+from modelnew.kernel.ir import COSTLY, FLOAT_TYPES, Expr, Kernel, walk
 from modelnew.kernel.schedule import Schedule, schedule
 from modelnew.render.expression import Writer, bare
 from modelnew.render.names import names_of
@@ -79,6 +79,7 @@ class RowWriter:
         self.inputs, self.outputs, self.unique = names_of(kernel)
         self.named: dict[int, str] = {}
         self.handles: dict[int, tuple[str, str]] = {}
+        self.divisors: dict[int, str] = {}
         self.text: list[str] = []
 
     def lines(self) -> list[str]:
@@ -86,18 +87,32 @@ class RowWriter:
             number = int(load.detail)
             name = self.inputs[number]
             varies = id(load) in self.plan.elements
-            self.text.append(f"auto {name} = row.template {'load' if varies else 'scalar'}<{number}>();")
+            if varies and self._is_shared(number):
+                self.text.append(f"auto {name} = mn::share<{number}>(row);")
+            else:
+                self.text.append(f"auto {name} = row.template {'load' if varies else 'scalar'}<{number}>();")
             self._bind(load, name, handle=varies)
+        softened = self.plan.softened
         for stage, sweep in enumerate(self.plan.sweeps):
             self._scalars(self.plan.scalars[stage])
+            if softened and stage < 2:
+                if stage == 0:
+                    self._soften(*softened)
+                continue
             for kept in self.plan.keeps[stage]:
                 name = self.unique(str(kept.detail))
-                self.text.append(f"auto {name} = row.keep({self._functor((kept,))});")
+                call = "mn::replace(row, " if self.plan.replaces(kept, stage) else "row.keep("
+                self.text.append(f"auto {name} = {call}{self._functor((kept,))});")
                 self._bind(kept, name, handle=True)
             if sweep.reductions:
                 self._reduce(sweep.reductions)
         self._finish()
         return self.text
+
+    def _is_shared(self, number: int) -> bool:
+        """All rows read the same of this input, and there may be several."""
+        axes = {axis for axis in self.kernel.inputs[number].axes if axis is not None}
+        return axes <= self.kernel.reduced and self.kernel.rank > len(self.kernel.reduced)
 
     def _bind(self, expr: Expr, name: str, *, handle: bool) -> None:
         self.named[id(expr)] = name
@@ -133,8 +148,9 @@ class RowWriter:
                 used[id(expr)] = self.handles[id(expr)]
             elif id(expr) not in self.named:
                 stack.extend(expr.args)
+                self._divisor(expr)
         ordered = [pair for key, pair in self.handles.items() if key in used]
-        writer = Writer(self.named, self.unique)
+        writer = Writer(self.named, self.unique, divisors=self.divisors)
         texts = writer.write(roots)
         result = texts[0] if len(texts) == 1 else _values(texts)
         result = bare(result)
@@ -144,6 +160,28 @@ class RowWriter:
             return f"[=]({parameters}) {{ return {result}; }}{names}"
         inside = "".join(f"\n      {line}" for line in writer.lines)
         return f"[=]({parameters}) {{{inside}\n      return {result};\n    }}{names}"
+
+    def _soften(self, top: Expr, exp: Expr, total: Expr) -> None:
+        name = self.unique("soft")
+        functor = self._functor((top.args[0],))
+        result = f"mn::exponentials<{top.ctype}>(row, []({exp.ctype} x) {{ return mn::exp(x); }}, {functor})"
+        self.text.append(f"auto {name} = {result};")
+        for expr, member in ((top, "max"), (exp, "exp"), (total, "sum")):
+            if expr is top and not self.plan.reads_later(top, 1, {id(exp), id(total)}):
+                continue
+            own = self.unique(member)
+            self.text.append(f"{'auto' if expr is exp else 'const auto'} {own} = {name}.{member};")
+            self._bind(expr, own, handle=expr is exp)
+
+    def _divisor(self, expr: Expr) -> None:
+        """What all elements of a row are divided by is made ready for that once."""
+        if expr.kind != "call" or expr.detail != "div" or expr.ctype not in FLOAT_TYPES:
+            return
+        by = expr.args[1]
+        if id(by) in self.named and id(by) not in self.handles and id(by) not in self.divisors:
+            name = self.unique(f"by_{self.named[id(by)]}")
+            self.text.append(f"const auto {name} = mn::divisor({self.named[id(by)]});")
+            self.divisors[id(by)] = name
 
     def _reduce(self, reductions: tuple[Expr, ...]) -> None:
         operations = [

@@ -9,7 +9,7 @@ from typing import NamedTuple, Optional
 from modelnew.runtime.layout import Layout, Plan, RowLayout
 
 _CONTIGUOUS, _STRIDED, _TRANSPOSED, _ROWS = 0, 1, 2, 3
-_REGISTERS, _BLOCK, _CLUSTER, _GRID, _SIDE_BY_SIDE = 0, 1, 2, 3, 4
+_REGISTERS, _BLOCK, _CLUSTER, _GRID, _SIDE_BY_SIDE, _STAGED = 0, 1, 2, 3, 4, 5
 
 _TILE = 64  # a tile of a transposed launch is _TILE x _TILE elements, its rows _PITCH apart (transpose.cuh)
 _PITCH = 65
@@ -18,6 +18,9 @@ _HELD = 64  # bytes of a row that a thread holds in registers, as computed (rows
 _PARTIAL = 48  # bytes of a partial result (group.cuh)
 _SCRATCH = 2 * 32 * _PARTIAL + 2 * 16 * _PARTIAL  # shared memory of a block's and a cluster's partial results
 _MOST_THREADS = 512  # of a row in registers (rows_registers.cuh)
+_CHUNK = 384 * 4 * 16  # bytes of one input's chunk of a row that waits (stage_shape in rows_staged.cuh)
+_MOST_STAGES = 64
+_STAGED_SCRATCH = _SCRATCH + 16 + _MOST_STAGES * 12 + 112  # bytes before the chunks (places_at)
 _OVERLAPPING = 4  # rows that must be worked on at a time where a row's stages wait for each other all over the device
 _THREADS = 256  # of a block of any other row program; two blocks fit on a multiprocessor (rows_chunks.cuh)
 
@@ -108,7 +111,30 @@ def plan_rows(layout: RowLayout, device: Device) -> Plan:
         # more threads than needed, while the row has 2 vectors for each: neighbouring lanes then read whole cache lines
         threads = max(threads, min(32, _power_of_two(size // (2 * row.vector))))
         return _registers(layout, row, device, threads)
-    return _whole_blocks(layout, row, device)
+    return _staged(layout, row, device) or _whole_blocks(layout, row, device)
+
+
+def _staged(layout: RowLayout, row: _Row, device: Device) -> Optional[Plan]:
+    """Rows that wait in the shared memory of a block or a cluster, copied there while others are worked on; None where
+    copies cannot be made, or there are too few rows for that."""
+    inputs = range(layout.outputs, len(layout.itemsizes))
+    own = [k for k in inputs if any(layout.inner_strides[k]) and any(layout.outer_strides[k])]
+    widest = 16 // row.vector
+    if row.sweeps < 2 or device.capability < (9, 0) or len(layout.inner) != 1 or not own:
+        return None
+    if any(layout.itemsizes[k] != widest or layout.inner_strides[k][0] != 1 for k in own):
+        return None
+    stages = min(_MOST_STAGES, (device.shared_per_block - _STAGED_SCRATCH) // (len(own) * _CHUNK))
+    skew = 0 if _rows_are_aligned(layout, row.vector) else row.vector - 1
+    chunks = -(-(row.size + skew) * widest // _CHUNK)
+    blocks = 1
+    while blocks < 8 and -(-chunks // blocks) >= stages:  # one place at least for what comes next
+        blocks *= 2
+    if -(-chunks // blocks) >= stages or row.rows * blocks < device.sms:
+        return None
+    numbers = "a block" if blocks == 1 else f"a cluster of {blocks} blocks"
+    why = f"{_kilobytes(row.size * row.loaded)} per row wait on chip in {numbers} while others are worked on: one read"
+    return _plan("staged", _STAGED, layout, device, row.sweeps, stages, blocks, why)
 
 
 def _describe(layout: RowLayout, device: Device) -> _Row:

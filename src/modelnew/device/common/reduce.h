@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/compare.h"
+#include "common/divisor.h"
 #include "common/values.h"
 
 namespace mn {
@@ -57,6 +58,14 @@ struct all {
   using type = bool;
   MN_FN static bool identity() { return true; }
   MN_FN static bool combine(bool a, bool b) { return a & b; }
+};
+
+// What `exponentials` gives: a row's maximum, the handle of e^(value - maximum), and the sum of those.
+template <class C, class E>
+struct softened {
+  C max;
+  E exp;
+  C sum;
 };
 
 // Several reductions in one sweep; element and result are packs.

@@ -7,6 +7,24 @@
 
 namespace mn {
 
+// Caches hold what all rows share, and memory what is kept beside the rest.
+template <size_t I, class Row>
+MN_FN auto share(Row& row) {
+  return row.template load<I>();
+}
+template <class Row, class F, class... H>
+MN_FN auto replace(Row& row, F f, const H&... h) {
+  return row.keep(f, h...);
+}
+
+template <class C, class Row, class G, class F, class... H>
+MN_FN auto exponentials(Row& row, G exp, F f, const H&... h) {
+  const C top = row.reduce(max<C>{}, f, h...);
+  auto e = row.keep([=](auto... x) { return exp(f(x...) - top); }, h...);
+  const C total = row.reduce(sum<C>{}, [](C x) { return x; }, e);
+  return softened<C, decltype(e)>{top, e, total};
+}
+
 template <class Body, class Outs, class Ins>
 inline int rows(std::array<void*, Outs::size> outs, std::array<const void*, Ins::size> ins, const int64_t* plan,
                 queue q) {

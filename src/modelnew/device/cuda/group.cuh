@@ -27,6 +27,13 @@ MN_FN A combine_lanes(Op op, A value, int lanes) {
   return value;
 }
 
+template <class Op, class A>
+MN_FN A combine_warp(Op op, A value) {
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) value = op.combine(value, shuffle_xor(value, distance));
+  return value;
+}
+
 inline constexpr int partial_bytes = 48;  // of one partial result, at most
 
 // One set of partial results is written while slower threads may still read the last one's: sets are used in turn, so
@@ -39,14 +46,14 @@ struct block_group {
   template <class Op, class A>
   MN_FN static A combine(Op op, A value, int scratch, int round) {
     static_assert(sizeof(A) <= partial_bytes, "too many reductions in one sweep");
-    value = combine_lanes(op, value, 32);
+    value = combine_warp(op, value);
     const int warps = blockDim.x / 32;
     if (warps == 1) return value;
     A* partial = reinterpret_cast<A*>(shared_memory() + scratch + (round & 1) * (scratch_bytes / 2));
     const int lane = threadIdx.x % 32;
     if (lane == 0) partial[threadIdx.x / 32] = value;
     __syncthreads();
-    return combine_lanes(op, lane < warps ? partial[lane] : op.identity(), 32);
+    return combine_warp(op, lane < warps ? partial[lane] : op.identity());
   }
 };
 
@@ -141,7 +148,7 @@ struct grid_group {
     }
 #pragma unroll 1
     for (int r = threadIdx.x % 32; r < blocks; r += 32) value = op.combine(value, read(partial + r));
-    return combine_lanes(op, value, 32);
+    return combine_warp(op, value);
   }
 
  private:

@@ -57,18 +57,24 @@ inline int taken(cudaError_t error) {
   return static_cast<int>(error);
 }
 
-template <class... P, class... A>
-int launch(void (*kernel)(P...), const launch_shape& shape, queue stream, const A&... arguments) {
+template <class... P>
+cudaError_t allow(void (*kernel)(P...), const launch_shape& shape) {
   constexpr size_t shared_without_asking = 48 << 10;
   if (shape.shared_bytes > shared_without_asking) {
     const cudaError_t error =
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes));
-    if (error != cudaSuccess) return taken(error);
+    if (error != cudaSuccess) return error;
   }
   if (shape.cluster > 8) {
-    const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-    if (error != cudaSuccess) return taken(error);
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
   }
+  return cudaSuccess;
+}
+
+template <class... P, class... A>
+int launch(void (*kernel)(P...), const launch_shape& shape, queue stream, const A&... arguments) {
+  const cudaError_t error = allow(kernel, shape);
+  if (error != cudaSuccess) return taken(error);
   cudaLaunchAttribute attributes[3];
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(shape.blocks));
@@ -93,6 +99,44 @@ int launch(void (*kernel)(P...), const launch_shape& shape, queue stream, const 
   }
 #endif
   return taken(cudaLaunchKernelEx(&config, kernel, arguments...));
+}
+
+// How many clusters of a launch the device takes in at a time: a question to the driver, asked once for a kernel.
+template <class... P>
+int resident_clusters(void (*kernel)(P...), const launch_shape& shape, int64_t& clusters) {
+  struct asked {
+    const void* kernel;
+    int device, cluster;
+    size_t shared_bytes;
+    int answer;
+  };
+  static thread_local asked last = {};
+  int device = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error != cudaSuccess) return taken(error);
+  const void* const key = reinterpret_cast<const void*>(kernel);
+  if (last.kernel != key || last.device != device || last.cluster != shape.cluster ||
+      last.shared_bytes != shape.shared_bytes) {
+    error = allow(kernel, shape);
+    if (error != cudaSuccess) return taken(error);
+    cudaLaunchAttribute attribute;
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = static_cast<unsigned>(shape.cluster);
+    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(static_cast<unsigned>(shape.cluster) * 64);
+    config.blockDim = dim3(static_cast<unsigned>(shape.threads));
+    config.dynamicSmemBytes = shape.shared_bytes;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    int answer = 0;
+    error = cudaOccupancyMaxActiveClusters(&answer, kernel, &config);
+    if (error != cudaSuccess) return taken(error);
+    if (answer < 1) return cudaErrorInvalidConfiguration;
+    last = {key, device, shape.cluster, shape.shared_bytes, answer};
+  }
+  clusters = last.answer;
+  return cudaSuccess;
 }
 
 inline constexpr int64_t most_blocks = 0x7fffffff;  // of one launch

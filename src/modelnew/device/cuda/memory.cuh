@@ -34,6 +34,13 @@ using word = typename word_of<Bytes>::type;
 constexpr int smaller(int a, int b) { return a < b ? a : b; }
 constexpr int larger(int a, int b) { return a > b ? a : b; }
 
+// An address that is not taken apart again into a beginning and an offset: what is near it is then one sum away.
+MN_FN void settled([[maybe_unused]] uintptr_t& address) {
+#if !defined(MN_SIMT)
+  asm("" : "+l"(address));
+#endif
+}
+
 // V consecutive elements as they lie in memory. Wider than 16 bytes, it takes several accesses.
 template <class S, int V>
 struct alignas(smaller(16, sizeof(S) * V)) vec {

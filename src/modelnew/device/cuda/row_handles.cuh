@@ -47,15 +47,18 @@ struct counted {
   MN_FN bool vectored(const Row&) const { return true; }
   template <class N>
   MN_FN void start(const Row&, const N&, raw&) const {}
-  MN_FN void start_edge(const Row&, int64_t, raw&) const {}
-  MN_FN index_item item(const Row& row, int64_t, int64_t first, const raw&) const { return {first, row.size() - 1}; }
+  template <class N>
+  MN_FN void start_edge(const Row&, const N&, raw&) const {}
+  template <class Step>
+  MN_FN index_item item(const Row& row, const Step&, int64_t first, const raw&) const { return {first, row.size() - 1}; }
   MN_FN void swept() const {}
 };
 
 template <class Row, class F, class... H>
 struct computed {
+  using step_type = typename Row::step_type;
   using value = std::decay_t<decltype(std::declval<const F&>()(
-      std::declval<const H&>().item(std::declval<const Row&>(), 0, 0, std::declval<const typename H::raw&>())[0]...))>;
+      std::declval<const H&>().item(std::declval<const Row&>(), std::declval<const step_type&>(), 0, std::declval<const typename H::raw&>())[0]...))>;
   using item_type = computed_item<value, Row::V>;
   using raw = pack<typename H::raw...>;
   static constexpr bool plain = false;
@@ -70,13 +73,19 @@ struct computed {
   MN_FN void start(const Row& row, const N& first, raw& r) const {
     if (!kept()) start_all(row, first, r, own{});
   }
-  MN_FN void start_edge(const Row& row, int64_t first, raw& r) const {
+  template <class N>
+  MN_FN void start_edge(const Row& row, const N& first, raw& r) const {
     if (!kept()) start_edges(row, first, r, own{});
   }
-  MN_FN item_type item(const Row& row, int step, int64_t first, const raw& r) const {
-    if (kept()) return kept_item<item_type>(place, step);
+  template <class Step>
+  MN_FN item_type item(const Row& row, const Step& step, int64_t first, const raw& r) const {
+    if constexpr (std::is_same<Step, int>::value) {
+      if (kept()) return kept_item<item_type>(place, step);
+    }
     const item_type result = compute(row, step, first, r, own{});
-    if (place != nowhere) kept_item<item_type>(place, step) = result;
+    if constexpr (std::is_same<Step, int>::value) {
+      if (place != nowhere) kept_item<item_type>(place, step) = result;
+    }
     return result;
   }
   MN_FN void swept() const {
@@ -95,12 +104,12 @@ struct computed {
   MN_FN void start_all(const Row& row, const N& first, raw& r, detail::indices<K...>) const {
     (get<K>(from).start(row, first, get<K>(r)), ...);
   }
-  template <size_t... K>
-  MN_FN void start_edges(const Row& row, int64_t first, raw& r, detail::indices<K...>) const {
+  template <class N, size_t... K>
+  MN_FN void start_edges(const Row& row, const N& first, raw& r, detail::indices<K...>) const {
     (get<K>(from).start_edge(row, first, get<K>(r)), ...);
   }
-  template <size_t... K>
-  MN_FN item_type compute(const Row& row, int step, int64_t first, const raw& r, detail::indices<K...>) const {
+  template <class Step, size_t... K>
+  MN_FN item_type compute(const Row& row, const Step& step, int64_t first, const raw& r, detail::indices<K...>) const {
     const auto items = values(get<K>(from).item(row, step, first, get<K>(r))...);
     item_type result;
 #pragma unroll

@@ -95,11 +95,19 @@ struct row_program {
 
   MN_FN explicit row_program(const row_operands<Outs, Ins>& operand) : o(operand) {}
 
+  // Uneven: rows may begin or end within a vector.
+  template <bool Uneven = true>
   MN_FN void enter(int64_t row) {
     elements = row < o.rows ? o.size : 0;
     int64_t offset[count] = {};
     locate<0, count>(o.outer, o.outer_stride, row < o.rows ? row : o.rows - 1, offset);
     begin_operands(offset, indices_to<Outs::size>{}, indices_to<Ins::size>{});
+    if constexpr (Uneven) {
+      find_alignment(indices_to<Outs::size>{}, indices_to<Ins::size>{});
+    } else {
+#pragma unroll
+      for (int k = 0; k < count; ++k) settled(base[k]);
+    }
   }
 
   MN_FN int64_t size() const { return o.size; }
@@ -107,6 +115,24 @@ struct row_program {
   template <size_t I>
   MN_FN auto scalar() const {
     return to_compute(load_one(input<I>()));
+  }
+
+  // Handles as `load` and `keep` give them; kinds of rows that make a difference have their own.
+  template <size_t I>
+  MN_FN auto share() {
+    return self().template load<I>();
+  }
+  template <class F, class... H>
+  MN_FN auto replace(F f, const H&... h) {
+    return self().keep(f, h...);
+  }
+
+  template <class C, class G, class F, class... H>
+  MN_FN auto exponentials(G exp, F f, const H&... h) {
+    const C top = self().reduce(max<C>{}, f, h...);
+    auto e = self().replace([=](auto... x) { return exp(f(x...) - top); }, h...);
+    const C total = self().reduce(sum<C>{}, [](C x) { return x; }, e);
+    return softened<C, decltype(e)>{top, e, total};
   }
 
   template <size_t O, class Value>
@@ -198,6 +224,12 @@ struct row_program {
     return result;
   }
 
+  // Where element `first` of input I is, which is contiguous.
+  template <size_t I>
+  MN_FN const void* at(int first) const {
+    return input<I>() + first;
+  }
+
  private:
   MN_FN Self& self() { return static_cast<Self&>(*this); }
   MN_FN const Self& self() const { return static_cast<const Self&>(*this); }
@@ -235,6 +267,9 @@ struct row_program {
   MN_FN void begin_operands(const int64_t (&offset)[count], detail::indices<O...>, detail::indices<I...>) {
     ((base[O] = reinterpret_cast<uintptr_t>(o.at.template output<O>() + offset[O])), ...);
     ((base[Outs::size + I] = reinterpret_cast<uintptr_t>(o.at.template input<I>() + offset[Outs::size + I])), ...);
+  }
+  template <size_t... O, size_t... I>
+  MN_FN void find_alignment(detail::indices<O...>, detail::indices<I...>) {
     skew = 0;
     if constexpr (V > 1)
       ((skew = int(I) == o.leader ? misalignment<type_at<I, Ins>>(base[Outs::size + I]) : skew), ...);

@@ -5,6 +5,7 @@
 //   kind 2  a cluster per row:    a = threads, b = kept, c = blocks per row
 //   kind 3  many blocks per row:  a = threads, b = kept, c = blocks per row, teams
 //   kind 4  rows side by side:    a = rows per block, b = kept, c = blocks per row, teams
+//   kind 5  rows that wait:       a = sweeps, b = places per block, c = blocks per row, a cluster
 // kept: bytes of shared memory for what is kept on chip, + 1 if that holds computed values too. c: blocks per row +
 // 65536 * teams; teams: how many rows (kind 4: groups of a rows) a cooperative grid works on at a time. Where a row has
 // blocks beyond one cluster's, the address of device memory for their partial results follows the strides.
@@ -12,12 +13,14 @@
 
 #include "cuda/rows_chunks.cuh"
 #include "cuda/rows_registers.cuh"
+#include "cuda/rows_staged.cuh"
 
 namespace mn {
 
 namespace detail {
 
 inline constexpr int held_bytes = 64;  // of each row that a thread holds, as computed
+inline constexpr int64_t most_staged = int64_t(1) << 30;
 inline constexpr int64_t most_elements = int64_t(1) << 62;
 
 template <class Outs, class Ins>
@@ -84,6 +87,24 @@ int launch_chunks(row_operands<Outs, Ins>& o, const int64_t* plan, queue stream)
   return launch(rows_chunks<Body, Outs, Ins, V, Across, true>, where, stream, o, shape);
 }
 
+// Rows are even: whole vectors long, and begin where vectors do in every operand, all of which are contiguous along
+// them; but outputs may have one value for all of a row.
+template <int V, class... Out, class... In>
+bool even(const row_operands<types<Out...>, types<In...>>& o) {
+  if (o.size % V != 0) return false;
+  const int item[] = {int(sizeof(Out))..., int(sizeof(In))...};
+  for (int k = 0; k < o.count; ++k) {
+    if (k < o.at.outs && o.step[k] == 0) continue;
+    if (o.step[k] != 1) return false;
+    const int access = item[k] * V < 16 ? item[k] * V : 16;
+    const void* p = k < o.at.outs ? o.at.out[k] : o.at.in[k - o.at.outs];
+    if (reinterpret_cast<uintptr_t>(p) % access != 0) return false;
+    for (int i = 0; i < o.outer.rank; ++i)
+      if (o.outer_stride.at[k][i] * item[k] % access != 0) return false;
+  }
+  return true;
+}
+
 template <class Body, int V, int U, class Outs, class Ins>
 int launch_registers(row_operands<Outs, Ins>& o, const int64_t* plan, queue stream) {
   if (!o.simple) return cudaErrorInvalidValue;
@@ -94,8 +115,52 @@ int launch_registers(row_operands<Outs, Ins>& o, const int64_t* plan, queue stre
   const int64_t blocks = ceil_div(o.rows, where.threads / threads);
   where.blocks = blocks < most_blocks ? blocks : most_blocks;
   where.shared_bytes = block_group::scratch_bytes;
-  if (o.inner.rank > 1) return launch(rows_registers<Body, Outs, Ins, V, U, false>, where, stream, o, threads);
-  return launch(rows_registers<Body, Outs, Ins, V, U, true>, where, stream, o, threads);
+  if (o.inner.rank > 1)
+    return launch(rows_registers<Body, Outs, Ins, V, U, false, false, 0>, where, stream, o, threads);
+  if (!even<V>(o)) return launch(rows_registers<Body, Outs, Ins, V, U, true, false, 0>, where, stream, o, threads);
+  if (threads == 32) return launch(rows_registers<Body, Outs, Ins, V, U, true, true, 32>, where, stream, o, threads);
+  return launch(rows_registers<Body, Outs, Ins, V, U, true, true, 0>, where, stream, o, threads);
+}
+
+template <int V, class... In, size_t... I>
+unsigned of_16_bytes(types<In...>, indices<I...>) {
+  return ((unsigned(sizeof(In) * V == 16) << I) | ... | 0u);
+}
+
+// Some row begins between vectors of the input that decides where they begin.
+template <int V, class... Out, class... In>
+bool is_skewed(const row_operands<types<Out...>, types<In...>>& o) {
+  const int item[] = {1, int(sizeof(In))...};
+  if (o.leader < 0) return false;
+  const int k = o.at.outs + o.leader;
+  bool skewed = reinterpret_cast<uintptr_t>(o.at.in[o.leader]) % smaller(16, item[o.leader + 1] * V) != 0;
+  for (int i = 0; i < o.outer.rank; ++i) skewed |= o.outer_stride.at[k][i] % V != 0;
+  return skewed;
+}
+
+template <class Body, int V, class Outs, class Ins>
+int launch_staged(row_operands<Outs, Ins>& o, const int64_t* plan, queue stream) {
+  if (o.inner.rank > 1 || o.size > most_staged) return cudaErrorInvalidValue;
+  choose_leader<V>(o, most_elements);
+  stage_shape shape = {};
+  shape.sweeps = static_cast<int>(plan[5]);
+  shape.stages = static_cast<int>(plan[6]);
+  shape.blocks = static_cast<int>(plan[7]);
+  shape.staged = o.own & of_16_bytes<V>(Ins{}, indices_to<Ins::size>{});
+  const int64_t chunk = int64_t(stage_shape::threads) * stage_shape::vectors * V;
+  const int64_t chunks = ceil_div(o.size + (is_skewed<V>(o) ? V - 1 : 0), chunk);
+  shape.chunks = divide_by(ceil_div(chunks, shape.blocks));
+  if (shape.chunks.size > shape.stages || shape.stages > stage_shape::most_stages) return cudaErrorInvalidValue;
+  launch_shape where = {0, stage_shape::threads};
+  where.shared_bytes = stage_shape::places_at + static_cast<size_t>(__builtin_popcount(shape.staged)) * shape.stages *
+                                                    stage_shape::chunk_bytes;
+  where.cluster = shape.blocks;
+  const auto kernel = rows_staged<Body, Outs, Ins, V>;
+  int64_t teams = 0;
+  const int error = resident_clusters(kernel, where, teams);
+  if (error != cudaSuccess) return error;
+  where.blocks = (o.rows < teams ? o.rows : teams) * shape.blocks;
+  return launch(kernel, where, stream, o, shape);
 }
 
 template <class Body, class... Out, class... In>
@@ -109,12 +174,28 @@ int rows_on(const operands<types<Out...>, types<In...>>& at, const int64_t* plan
       return launch_registers<Body, V, held_bytes / larger(4, widest_of<In...>()) / V>(o, plan, stream);
     case 4:
       return launch_chunks<Body, 1, true>(o, plan, stream);
+    case 5:
+      return launch_staged<Body, V>(o, plan, stream);
     default:
       return launch_chunks<Body, V, false>(o, plan, stream);
   }
 }
 
 }  // namespace detail
+
+template <size_t I, class Row>
+MN_FN auto share(Row& row) {
+  return row.template share<I>();
+}
+template <class Row, class F, class... H>
+MN_FN auto replace(Row& row, F f, const H&... h) {
+  return row.replace(f, h...);
+}
+
+template <class C, class Row, class G, class F, class... H>
+MN_FN auto exponentials(Row& row, G exp, F f, const H&... h) {
+  return row.template exponentials<C>(exp, f, h...);
+}
 
 template <class Body, class Outs, class Ins>
 int rows(const std::array<void*, Outs::size>& outs, const std::array<const void*, Ins::size>& ins, const int64_t* plan,

@@ -24,6 +24,7 @@ struct chunk_shape {
 template <class Outs, class Ins, int Width, bool Across, bool Runs>
 struct chunk_row : row_program<chunk_row<Outs, Ins, Width, Across, Runs>, Outs, Ins, Width> {
   using base = row_program<chunk_row, Outs, Ins, Width>;
+  using step_type = int;
   using group = std::conditional_t<Across, side_by_side_group, block_group>;
   static constexpr int V = Width;
   static constexpr bool any_rank = !Runs, runs = Runs;

@@ -6,8 +6,10 @@
 
 namespace mn {
 
-template <class Outs, class Ins, int Width, int U, bool Runs>
-struct register_row : row_program<register_row<Outs, Ins, Width, U, Runs>, Outs, Ins, Width> {
+// Threads: of this row; 0: known at run time. Even: rows begin where vectors do and are whole vectors long, so that a
+// vector lies in its row or beyond it.
+template <class Outs, class Ins, int Width, int U, bool Runs, bool Even, int Threads>
+struct register_row : row_program<register_row<Outs, Ins, Width, U, Runs, Even, Threads>, Outs, Ins, Width> {
   using base = row_program<register_row, Outs, Ins, Width>;
   static constexpr int V = Width;
   static constexpr bool any_rank = false, runs = Runs;
@@ -16,10 +18,13 @@ struct register_row : row_program<register_row<Outs, Ins, Width, U, Runs>, Outs,
   int round = 0;
 
   MN_FN register_row(const row_operands<Outs, Ins>& operand, int threads_)
-      : base(operand), threads(threads_), rank(threadIdx.x & (threads_ - 1)) {}
+      : base(operand), threads(Threads > 0 ? Threads : threads_), rank(threadIdx.x & (threads - 1)) {}
 
   MN_FN bool leads() const { return rank == 0; }
-  MN_FN int first(int u) const { return (u * threads + rank) * V - this->skew; }
+  MN_FN int first(int u) const { return (u * threads + rank) * V - (Even ? 0 : this->skew); }
+  MN_FN bool touched(int u) const {
+    return Even ? first(u) < static_cast<int>(this->elements) : base::touched(first(u));
+  }
 
   template <class Item>
   struct held {
@@ -29,20 +34,34 @@ struct register_row : row_program<register_row<Outs, Ins, Width, U, Runs>, Outs,
   struct counted {
     MN_FN index_item item(const register_row& row, int u) const { return {row.first(u), row.size() - 1}; }
   };
+  // What all rows share is read at each use: it is in the first-level cache, and registers are for the rows' own.
+  template <size_t I>
+  struct at_hand {
+    MN_FN auto item(const register_row& row, int u) const { return row.template read<I>(u); }
+  };
 
+  template <size_t I>
+  MN_FN auto read(int u) const {
+    constexpr int k = Outs::size + I;
+    stored_item<type_at<I, Ins>, V> result;
+    if (Even || (this->vectored >> k & 1 && this->whole(first(u)))) {
+      result.x = this->template load_whole<I>(first(u));
+    } else {
+      result.x = this->template load_edge<I>(first(u));
+    }
+    return result;
+  }
   template <size_t I>
   MN_FN auto load() const {
     held<stored_item<type_at<I, Ins>, V>> result;
-    const bool vectored = this->vectored >> (Outs::size + I) & 1;
 #pragma unroll
-    for (int u = 0; u < U; ++u) {
-      if (vectored && this->whole(first(u))) {
-        result.at[u].x = this->template load_whole<I>(first(u));
-      } else if (this->touched(first(u))) {
-        result.at[u].x = this->template load_edge<I>(first(u));
-      }
-    }
+    for (int u = 0; u < U; ++u)
+      if (touched(u)) result.at[u] = read<I>(u);
     return result;
+  }
+  template <size_t I>
+  MN_FN auto share() const {
+    return at_hand<I>{};
   }
 
   MN_FN counted index() const { return {}; }
@@ -52,7 +71,7 @@ struct register_row : row_program<register_row<Outs, Ins, Width, U, Runs>, Outs,
     held<computed_item<std::decay_t<decltype(f(h.item(*this, 0)[0]...))>, V>> result;
 #pragma unroll
     for (int u = 0; u < U; ++u)
-      if (this->touched(first(u))) {
+      if (touched(u)) {
 #pragma unroll
         for (int v = 0; v < V; ++v) result.at[u].x[v] = f(h.item(*this, u)[v]...);
       }
@@ -62,24 +81,31 @@ struct register_row : row_program<register_row<Outs, Ins, Width, U, Runs>, Outs,
   template <class F, class G, class... H>
   MN_FN void sweep(bool, F per_vector, G, const H&... h) const {  // a chain has at most U terms
 #pragma unroll
-    for (int u = 0; u < U; ++u)
-      if (this->touched(first(u))) per_vector(first(u), this->whole(first(u)), h.item(*this, u)...);
+    for (int u = 0; u < U; ++u) {
+      if (!touched(u)) continue;
+      if constexpr (Even) {
+        per_vector(first(u), whole_and_aligned{}, h.item(*this, u)...);
+      } else {
+        per_vector(first(u), this->whole(first(u)), h.item(*this, u)...);
+      }
+    }
   }
 
   template <class Op, class A>
   MN_FN A combine(Op op, A value) {
+    if constexpr (Threads == 32) return combine_warp(op, value);
     return threads > 32 ? block_group::combine(op, value, 0, round++) : combine_lanes(op, value, threads);
   }
 };
 
 // `threads` per row: a power of two up to 512. Up to 32, a warp has several rows; beyond, a row has the whole block.
-template <class Body, class Outs, class Ins, int V, int U, bool Runs>
+template <class Body, class Outs, class Ins, int V, int U, bool Runs, bool Even, int Threads>
 __global__ void __launch_bounds__(512, 1)
     rows_registers(const __grid_constant__ row_operands<Outs, Ins> o, const int threads) {
-  register_row<Outs, Ins, V, U, Runs> row(o, threads);
-  const int per_block = blockDim.x / threads;
+  register_row<Outs, Ins, V, U, Runs, Even, Threads> row(o, threads);
+  const int per_block = blockDim.x / row.threads;
   for (int64_t first = int64_t(blockIdx.x) * per_block; first < o.rows; first += int64_t(gridDim.x) * per_block) {
-    row.enter(first + threadIdx.x / threads);
+    row.template enter<!Even>(first + threadIdx.x / row.threads);
     Body{}(row);
   }
 }

@@ -141,6 +141,78 @@ inline void* __cluster_map_shared_rank(const void* p, unsigned rank) {
   return home.cluster[rank]->shared.get() + (byte - home.shared.get());
 }
 
+// Barriers in shared memory that count bytes (mbarrier), and what arrives at them. A copy is made when somebody waits for
+// it, so what is read too early is not there yet.
+namespace simt {
+struct arrival_state {
+  uint64_t completed = 0;
+  int64_t bytes = 0;  // announced, and not yet there
+  bool announced = false;
+  std::vector<std::function<void()>> copies;
+};
+inline arrival_state& state_of(void* barrier) {
+  const auto found = gpu.current->home->arrivals.find(barrier);
+  if (found == gpu.current->home->arrivals.end()) fail("a barrier that was not initialised");
+  return *static_cast<arrival_state*>(found->second.get());
+}
+inline void arrival_init(void* barrier) {
+  if (reinterpret_cast<uintptr_t>(barrier) % 8) fail("a barrier at an address that is not a multiple of 8");
+  gpu.current->home->arrivals[barrier] = std::make_shared<arrival_state>();
+}
+inline void settle(arrival_state& s) {
+  if (!s.announced || s.bytes != 0) return;
+  s.announced = false;
+  ++s.completed;
+}
+inline void arrival_expect(void* barrier, int bytes) {
+  arrival_state& s = state_of(barrier);
+  if (s.announced) fail("a barrier is announced to twice");
+  s.announced = true;
+  s.bytes += bytes;
+  settle(s);
+}
+inline void arrival_copy(void* barrier, void* to, const void* from, int bytes) {
+  if (reinterpret_cast<uintptr_t>(to) % 16 || reinterpret_cast<uintptr_t>(from) % 16 || bytes % 16 || bytes <= 0)
+    fail("bulk copy of %d bytes: sizes and addresses are multiples of 16", bytes);
+  block& home = *gpu.current->home;
+  unsigned char* first = static_cast<unsigned char*>(to);
+  if (first < home.shared.get() || first + bytes > home.shared.get() + home.shared_bytes)
+    fail("bulk copy to an address outside of shared memory");
+  memset(to, 0xff, size_t(bytes));  // it may be written from now on
+  arrival_state& s = state_of(barrier);
+  s.copies.push_back([&s, to, from, bytes] {
+    memcpy(to, from, size_t(bytes));
+    s.bytes -= bytes;
+  });
+}
+inline void arrival_wait(void* barrier, int parity) {
+  arrival_state& s = state_of(barrier);
+  for (int polls = 0; int(s.completed & 1) == parity; ++polls) {  // the phase of this parity is not complete
+    std::vector<std::function<void()>> copies;
+    copies.swap(s.copies);
+    for (const auto& copy : copies) copy();
+    settle(s);
+    if (int(s.completed & 1) == parity) wait(s.completed, s.completed + 1);
+  }
+}
+inline void arrival_send(void* barrier, int rank, unsigned* to, unsigned value) {
+  block& home = *gpu.current->home;
+  if (rank < 0 || rank >= int(home.cluster.size())) fail("cluster: no block of rank %d", rank);
+  block& there = *home.cluster[size_t(rank)];
+  const auto moved = [&](void* p) {
+    const ptrdiff_t at = static_cast<unsigned char*>(p) - home.shared.get();
+    if (at < 0 || size_t(at) >= home.shared_bytes) fail("cluster: the pointer is not in this block's shared memory");
+    return there.shared.get() + at;
+  };
+  const auto found = there.arrivals.find(moved(barrier));
+  if (found == there.arrivals.end()) fail("a barrier that was not initialised");
+  memcpy(moved(to), &value, 4);
+  arrival_state& s = *static_cast<arrival_state*>(found->second.get());
+  s.bytes -= 4;
+  settle(s);
+}
+}  // namespace simt
+
 inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned((uint64_t(a) * b) >> 32); }
 inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
   return static_cast<unsigned long long>((static_cast<unsigned __int128>(a) * b) >> 64);

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <map>
 #include <memory>
 #include <random>
 #include <string>
@@ -67,6 +68,7 @@ struct block {
   std::unique_ptr<unsigned char[]> shared;
   size_t shared_bytes = 0;
   std::vector<thread*> threads;
+  std::map<void*, std::shared_ptr<void>> arrivals;  // barriers in shared memory that count bytes
 };
 
 struct machine {

@@ -52,6 +52,7 @@ struct limits {
   size_t shared_per_block = 48 << 10;          // without asking
   size_t shared_per_block_opt_in = 227 << 10;  // with cudaFuncSetAttribute
   unsigned resident_threads = 1 << 14;         // of a cooperative grid
+  int resident_clusters = 2;
   int devices = 1;
 };
 inline limits device_limits;
@@ -137,6 +138,11 @@ inline cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute at
 template <class... P>
 cudaError_t cudaFuncSetAttribute(void (*kernel)(P...), cudaFuncAttribute attribute, int value) {
   return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), attribute, value);
+}
+
+template <class... P>
+cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, void (*)(P...), const cudaLaunchConfig_t*) {
+  return *clusters = simt::device_limits.resident_clusters, cudaSuccess;
 }
 
 inline cudaError_t cudaGetLastError() { return std::exchange(simt::last_error, cudaSuccess); }

@@ -1,0 +1,405 @@
+// Rows that wait in shared memory: a row's blocks (one, or a cluster) hold it there, chunk by chunk, while the body
+// sweeps over it. As soon as the last sweep is done with a chunk, bulk copies fill its place with what comes next of the
+// following rows, so that memory is read all the while.
+#pragma once
+
+#include "cuda/bulk.cuh"
+#include "cuda/group.cuh"
+#include "cuda/row_handles.cuh"
+#include "cuda/row_program.cuh"
+
+namespace mn {
+
+struct stage_shape {
+  static constexpr int threads = 384;  // many vectors per thread: fewer instructions go to finding a chunk
+  static constexpr int vectors = 4;    // of a chunk per thread
+  static constexpr int step_bytes = threads * 16;  // between a thread's vectors
+  static constexpr int chunk_bytes = vectors * step_bytes;
+  static constexpr int most_stages = 64;  // so that a chain of additions has at most 256 terms
+  // Shared memory: a block's partial results, a cluster's, its two barriers, a barrier and a counter per place.
+  static constexpr int cluster_at = block_group::scratch_bytes;
+  static constexpr int meet_at = cluster_at + cluster_group::scratch_bytes;
+  static constexpr int full_at = meet_at + 16;
+  static constexpr int freed_at = full_at + 8 * most_stages;
+  static constexpr int places_at = (freed_at + 4 * most_stages + 127) / 128 * 128;
+
+  int blocks;       // per row, a cluster
+  int stages;       // places for chunks, in each block
+  int sweeps;       // that the body makes; the last one frees places
+  unsigned staged;  // bit I: input I differs from row to row, and its vectors are 16 bytes
+  divider chunks;   // of a row, per block: not more than there are places
+};
+
+// A vector of a chunk that is in shared memory.
+struct staged_place {
+  int first;  // element of the row
+  int at;     // its place among those of the first input
+  MN_FN operator int() const { return first; }
+};
+
+template <class Row, size_t I, class S>
+struct staged {
+  using item_type = stored_item<S, Row::V>;
+  using raw = item_type;
+  using kept_type = S;
+  static constexpr size_t input = I;
+  static constexpr bool plain = true;
+
+  MN_FN bool vectored(const Row& row) const { return row.in_places >> I & 1; }
+  MN_FN void start(const Row& row, const staged_place& place, raw& r) const {
+    r = *row.template place_of<item_type, I>(place.at);
+  }
+  MN_FN void start_edge(const Row& row, const staged_place& place, raw& r) const {
+    if (vectored(row) && row.whole(place.first)) {
+      start(row, place, r);
+    } else {
+      r.x = row.template load_edge<I>(place.first);
+    }
+  }
+  MN_FN item_type item(const Row&, const staged_place&, int64_t, const raw& r) const { return r; }
+  MN_FN void swept() const {}
+};
+
+// What all rows share is read from memory, that is, from the caches.
+template <class Row, size_t I, class S>
+struct shared_by_rows {
+  using item_type = stored_item<S, Row::V>;
+  using raw = item_type;
+  static constexpr bool plain = true;
+
+  MN_FN bool vectored(const Row& row) const { return row.vectored >> (Row::outputs + I) & 1; }
+  MN_FN void start(const Row& row, const staged_place& place, raw& r) const {
+    r.x = row.template load_whole<I>(place.first);
+  }
+  MN_FN void start_edge(const Row& row, const staged_place& place, raw& r) const {
+    if (vectored(row) && row.whole(place.first)) {
+      start(row, place, r);
+    } else {
+      r.x = row.template load_edge<I>(place.first);
+    }
+  }
+  MN_FN item_type item(const Row&, const staged_place&, int64_t, const raw& r) const { return r; }
+  MN_FN void swept() const {}
+};
+
+// Values that take the place of the input that they are made of, where that is in shared memory.
+template <class Row, class F, class H, class... More>
+struct replacing {
+  using fresh = computed<Row, F, H, More...>;
+  using item_type = typename fresh::item_type;
+  using raw = typename fresh::raw;
+  static constexpr bool plain = false;
+  fresh from;
+  mutable bool seen = false;
+
+  MN_FN bool vectored(const Row& row) const { return from.vectored(row); }
+  MN_FN void start(const Row& row, const staged_place& place, raw& r) const {
+    if (seen) {
+      reinterpret_cast<item_type&>(get<0>(r)) = *row.template place_of<item_type, H::input>(place.at);
+    } else {
+      from.start(row, place, r);
+    }
+  }
+  MN_FN void start_edge(const Row& row, const staged_place& place, raw& r) const {
+    if (seen && in_place(row, place)) {
+      start(row, place, r);
+    } else {
+      from.start_edge(row, place, r);
+    }
+  }
+  MN_FN item_type item(const Row& row, const staged_place& place, int64_t first, const raw& r) const {
+    const bool here = in_place(row, place);
+    if (seen && here) return reinterpret_cast<const item_type&>(get<0>(r));
+    const item_type result = from.item(row, place, first, r);
+    if (here) *row.template place_of<item_type, H::input>(place.at) = result;
+    return result;
+  }
+  MN_FN void swept() const { seen = true; }
+
+ private:
+  MN_FN static bool in_place(const Row& row, const staged_place& place) {
+    return row.in_places >> H::input & 1 && row.whole(place.first);
+  }
+};
+
+// A sum of e^(value - top), with the largest value. Without one yet, or where all are -infinity, nothing is subtracted.
+template <class C, class G>
+struct scaled_sum {
+  struct type {
+    C top, total;
+  };
+  G exp;
+  MN_FN type identity() const { return {bounds<C>::lowest, C(0)}; }
+  MN_FN static C shift(C top) { return top == bounds<C>::lowest ? C(0) : top; }
+  MN_FN type combine(const type& a, const type& b) const {
+    const C top = maximum(a.top, b.top), by = shift(top);
+    return {top, a.total * exp(a.top - by) + b.total * exp(b.top - by)};
+  }
+};
+
+template <class Outs, class Ins, int Width>
+struct staged_row : row_program<staged_row<Outs, Ins, Width>, Outs, Ins, Width> {
+  using base = row_program<staged_row, Outs, Ins, Width>;
+  using step_type = staged_place;
+  static constexpr int V = Width;
+  static constexpr bool any_rank = false, runs = true;
+  static constexpr int U = stage_shape::vectors, step = stage_shape::threads * V, chunk = U * step;  // elements
+
+  const stage_shape& shape;
+  const int block;            // of those that share this row
+  const int64_t teams;
+  int64_t row = 0;
+  unsigned in_places = 0;     // bit I: input I's whole vectors come by way of shared memory
+  int stage = 0, parity = 0;  // of the row's first chunk
+  int round = 0;
+  mutable int sweeps = 0;
+
+  MN_FN staged_row(const row_operands<Outs, Ins>& operand, const stage_shape& s, int block_, int64_t teams_)
+      : base(operand), shape(s), block(block_), teams(teams_) {}
+
+  template <class Item, size_t I>
+  MN_FN Item* place_of(int at) const {
+    const int before = I == 0 ? 0 : __popc(shape.staged & ((1u << I) - 1)) * shape.stages * stage_shape::chunk_bytes;
+    return reinterpret_cast<Item*>(shared_memory() + stage_shape::places_at + before + at);
+  }
+  MN_FN bool leads() const { return threadIdx.x == 0 && block == 0; }
+
+  // Places are empty: the first chunks are sent for.
+  MN_FN void open(int64_t first_row) {
+    if (threadIdx.x == 0) {
+      meeting(0)->init();
+      meeting(1)->init();
+      for (int i = 0; i < shape.stages; ++i) {
+        full(i)->init();
+        *freed(i) = 0;
+      }
+      arrival::inits_visible();
+      for (int i = 0; i < shape.stages; ++i) send_for(first_row, i, i);
+    }
+    __syncthreads();
+    if (shape.blocks > 1) cluster_group::barrier();  // every block's barriers exist from here on
+  }
+  MN_FN void begin(int64_t number) {
+    row = number;
+    this->enter(number);
+    in_places = shape.staged & (this->vectored >> Outs::size);
+    sweeps = 0;
+  }
+  MN_FN void end() {
+    stage += static_cast<int>(shape.chunks.size);
+    if (stage >= shape.stages) {
+      stage -= shape.stages;
+      parity ^= 1;
+    }
+  }
+
+  template <size_t I>
+  MN_FN auto load() const {
+    if constexpr (sizeof(type_at<I, Ins>) * V == 16) {
+      return staged<staged_row, I, type_at<I, Ins>>{};
+    } else {
+      return share<I>();
+    }
+  }
+  template <size_t I>
+  MN_FN auto share() const {
+    return shared_by_rows<staged_row, I, type_at<I, Ins>>{};
+  }
+  MN_FN counted<staged_row> index() const { return {}; }
+  template <class F, class... H>
+  MN_FN auto keep(F f, const H&... h) const {
+    return computed<staged_row, F, H...>{f, values(h...), nowhere};
+  }
+  template <class F, size_t I, class S, class... H>
+  MN_FN auto replace(F f, const staged<staged_row, I, S>& x, const H&... h) const {
+    using fresh = computed<staged_row, F, staged<staged_row, I, S>, H...>;
+    fresh from{f, values(x, h...), nowhere};
+    if constexpr (sizeof(typename fresh::value) == sizeof(S)) {
+      return replacing<staged_row, F, staged<staged_row, I, S>, H...>{from};
+    } else {
+      return from;
+    }
+  }
+  template <class F, class... H>
+  MN_FN auto replace(F f, const H&... h) const {
+    return keep(f, h...);
+  }
+
+  // In one sweep, while the row arrives: the sum goes by the largest value so far, and is scaled as that grows.
+  template <class C, class G, class F, class... H>
+  MN_FN auto exponentials(G exp, F f, const H&... h) {
+    const scaled_sum<C, G> op = {exp};
+    typename scaled_sum<C, G>::type all = op.identity();
+    sweep(
+        true,
+        [&](auto first, auto whole, const auto&... item) {
+          C term[V], top = all.top;
+#pragma unroll
+          for (int v = 0; v < V; ++v) {
+            term[v] = f(item[v]...);
+            if (!whole && !this->has(first + v)) term[v] = bounds<C>::lowest;
+            top = maximum(top, term[v]);
+          }
+          const C shift = op.shift(top);
+          C total = all.total * exp(all.top - shift);
+#pragma unroll
+          for (int v = 0; v < V; ++v) term[v] = exp(term[v] - shift);
+#pragma unroll
+          for (int distance = V / 2; distance > 0; distance /= 2)
+#pragma unroll
+            for (int v = 0; v < distance; ++v) term[v] += term[v + distance];
+          all = {top, total + term[0]};
+        },
+        [](int) {}, h...);
+    ++sweeps;  // of three, as a plan counts them
+    all = combine(op, all);
+    const C top = all.top;
+    auto e = keep([=](auto... x) { return exp(f(x...) - top); }, h...);
+    // of infinite values e^(value - maximum) is NaN
+    return softened<C, decltype(e)>{top, e, op.shift(top) == top ? all.total : bounds<C>::nan};
+  }
+
+  template <class F, class G, class... H>
+  MN_FN void sweep(bool aligned, F per_vector, G, const H&... h) const {
+    const bool vectored = aligned && (h.vectored(*this) && ...);
+    const int elements = static_cast<int>(this->elements);
+    const unsigned wholes = vectored && elements >= chunk ? elements - chunk + 1 : 0;  // whole chunks begin below
+    const bool first = sweeps == 0, last = ++sweeps == shape.sweeps;
+    const int along = shape.blocks * chunk;
+    int number = stage, phase = parity, begin = block * chunk - this->skew;
+#pragma unroll 1
+    for (int k = 0; k < static_cast<int>(shape.chunks.size); ++k) {
+      if (first) full(number)->wait(phase);
+      const staged_place here = {begin + int(threadIdx.x) * V,
+                                 number * stage_shape::chunk_bytes + int(threadIdx.x) * 16};
+      if (static_cast<unsigned>(begin) < wholes) {
+        all_at_once(here, per_vector, indices_to<sizeof...(H)>{}, h...);
+      } else {
+#pragma unroll 1
+        for (int u = 0; u < U; ++u) {
+          const staged_place one = {here.first + u * step, here.at + u * stage_shape::step_bytes};
+          if (this->touched(one.first)) at_an_edge(one, per_vector, indices_to<sizeof...(H)>{}, h...);
+        }
+      }
+      if (last) release(number, k);
+      begin += along;
+      if (++number == shape.stages) number = 0, phase ^= 1;
+    }
+    (h.swept(), ...);
+  }
+
+  template <class Op, class A>
+  MN_FN A combine(Op op, A value) {
+    value = block_group::combine(op, value, 0, round);
+    if (shape.blocks > 1) value = across_cluster(op, value);
+    ++round;
+    return value;
+  }
+
+ private:
+  MN_FN arrival* meeting(int number) const {
+    return reinterpret_cast<arrival*>(shared_memory() + stage_shape::meet_at) + number;
+  }
+  MN_FN arrival* full(int number) const {
+    return reinterpret_cast<arrival*>(shared_memory() + stage_shape::full_at) + number;
+  }
+  MN_FN int* freed(int number) const { return reinterpret_cast<int*>(shared_memory() + stage_shape::freed_at) + number; }
+
+  // Every block sends its value to all, and all combine them in the order of the blocks. Nobody waits for what has been
+  // stored meanwhile, as at a cluster's own barrier. A set of values is used again two rounds later: whoever sends then
+  // has had a value from each block since, and those were sent after the set had been read.
+  template <class Op, class A>
+  MN_FN A across_cluster(Op op, A value) {
+    constexpr int words = (sizeof(A) + 3) / 4;
+    const int set = round & 1;
+    unsigned* mine = reinterpret_cast<unsigned*>(shared_memory() + stage_shape::cluster_at) +
+                     set * (cluster_group::scratch_bytes / 8);
+    if (threadIdx.x == 0) meeting(set)->expect(shape.blocks * words * 4);
+    if (int(threadIdx.x) < shape.blocks) {
+      unsigned w[words] = {};
+      __builtin_memcpy(w, &value, sizeof(A));
+#pragma unroll
+      for (int i = 0; i < words; ++i) meeting(set)->send(threadIdx.x, mine + block * words + i, w[i]);
+    }
+    meeting(set)->wait(round >> 1 & 1);
+    A all = op.identity();
+#pragma unroll 8
+    for (int r = 0; r < shape.blocks; ++r) {
+      __builtin_memcpy(&value, mine + r * words, sizeof(A));
+      all = op.combine(all, value);
+    }
+    return all;
+  }
+
+  template <class F, size_t... K, class... H>
+  MN_FN void all_at_once(const staged_place& here, F& per_vector, detail::indices<K...>, const H&... h) const {
+    pack<typename H::raw...> raw[U];
+#pragma unroll
+    for (int u = 0; u < U; ++u)
+      (h.start(*this, staged_place{here.first + u * step, here.at + u * stage_shape::step_bytes}, get<K>(raw[u])), ...);
+#pragma unroll
+    for (int u = 0; u < U; ++u)
+      per_vector(here.first + u * step, whole_and_aligned{},
+                 h.item(*this, staged_place{here.first + u * step, here.at + u * stage_shape::step_bytes},
+                        here.first + u * step, get<K>(raw[u]))...);
+  }
+  template <class F, size_t... K, class... H>
+  MN_FN void at_an_edge(const staged_place& here, F& per_vector, detail::indices<K...>, const H&... h) const {
+    pack<typename H::raw...> raw;
+    (h.start_edge(*this, here, get<K>(raw)), ...);
+    per_vector(here.first, this->whole(here.first), h.item(*this, here, here.first, get<K>(raw))...);
+  }
+
+  // The last warp that is done with a chunk sends for what comes into its place.
+  MN_FN void release(int number, int k) const {
+    arrival::order_writes();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) {
+      __threadfence_block();
+      if (atomicAdd(freed(number), 1) == stage_shape::threads / 32 - 1) {
+        *freed(number) = 0;
+        __threadfence_block();
+        send_for(row, k + shape.stages, number);
+      }
+    }
+  }
+
+  // Chunk k of the team's rows from `from` on, counted through: into place `number`.
+  MN_FN void send_for(int64_t from, int k, int number) const {
+    const int rows_on = static_cast<int>(shape.chunks.divide_narrow(static_cast<uint32_t>(k)));
+    const int64_t target = from + rows_on * teams;
+    if (target >= this->o.rows) return;
+    base ahead(this->o);
+    ahead.enter(target);
+    const unsigned sent = shape.staged & (ahead.vectored >> Outs::size);
+    const int begin = ((k - rows_on * static_cast<int>(shape.chunks.size)) * shape.blocks + block) * chunk - ahead.skew;
+    const int first = begin >= 0 ? begin : begin + V;  // the first whole vector, and where the last one ends
+    const int wholes = (static_cast<int>(this->o.size) + ahead.skew) / V * V - ahead.skew;
+    const int last = begin + chunk < wholes ? begin + chunk : wholes;
+    const int bytes = first < last ? (last - first) / V * 16 : 0;
+    full(number)->expect(bytes * __popc(sent));
+    if (bytes > 0)
+      copy_all(ahead, sent, first, bytes, number * stage_shape::chunk_bytes + (first - begin) / V * 16, number,
+               indices_to<Ins::size>{});
+  }
+  template <size_t... I>
+  MN_FN void copy_all(const base& ahead, unsigned sent, int first, int bytes, int at, int number,
+                      detail::indices<I...>) const {
+    ((sent >> I & 1 ? full(number)->copy(place_of<char, I>(at), ahead.template at<I>(first), bytes) : void()), ...);
+  }
+};
+
+template <class Body, class Outs, class Ins, int V>
+__global__ void __launch_bounds__(stage_shape::threads, 1)
+    rows_staged(const __grid_constant__ row_operands<Outs, Ins> o, const __grid_constant__ stage_shape shape) {
+  const int team = blockIdx.x / shape.blocks, teams = gridDim.x / shape.blocks;
+  staged_row<Outs, Ins, V> row(o, shape, blockIdx.x - team * shape.blocks, teams);
+  row.open(team);
+  for (int64_t number = team; number < o.rows; number += teams) {
+    row.begin(number);
+    Body{}(row);
+    row.end();
+  }
+}
+
+}  // namespace mn
