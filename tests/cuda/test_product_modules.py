@@ -110,14 +110,14 @@ def test_a_linear_layer_alone(bias):
     assert fast.kernels.calls["linear"] == 2
 
 
-@pytest.mark.parametrize("hidden", [1376, 1378])
+@pytest.mark.parametrize("hidden", [2752, 2754])
 def test_a_gated_block(hidden):
     space = load(FOLDER / "swiglu_mlp.py")
-    model = space["Model"](512, hidden).cuda()
-    x = torch.randn(2, 128, 512, device="cuda")
+    model = space["Model"](1024, hidden).cuda()
+    x = torch.randn(2, 256, 1024, device="cuda")
     fast = modelnew.optimize(model, x)
     check(fast, model, x)
-    check(fast, model, torch.randn(3, 77, 512, device="cuda"))
+    check(fast, model, torch.randn(3, 177, 1024, device="cuda"))
     assert sum(fast.kernels.calls.values()) >= 2
 
 
