@@ -1,10 +1,12 @@
 """What crosses between the processes, and what a hostile description may not do."""
 
 import os
+import weakref
 
 import pytest
 import torch
 
+from modelnew.check import wire
 from modelnew.check.wire import Drawn, Reader, WireError, Writer
 
 
@@ -89,3 +91,14 @@ def test_drawn_tensors_are_the_same_on_both_sides_without_a_file(tmp_path):
     assert found.shape == (3, 5) and found.dtype == torch.float16
     assert torch.equal(found, wanted.on(torch.device("cpu"))) and not any(tmp_path.iterdir())
     assert not torch.equal(found, Drawn((3, 5), torch.float16, 8).on(torch.device("cpu")))
+
+
+def test_the_bytes_of_a_tensor_keep_it_alive():
+    """What a GPU's tensor is copied to has no other owner."""
+    data = torch.arange(251, dtype=torch.uint8).repeat(1 << 14)
+    kept = weakref.ref(data)
+    view = wire._memory(data)
+    del data
+    assert kept() is not None and bytes(view[:251]) == bytes(range(251))
+    del view
+    assert kept() is None

@@ -128,8 +128,10 @@ def read_bytes(path: Path, shared: bool = False) -> torch.Tensor:
 
 
 def _memory(data: torch.Tensor) -> memoryview:
-    """The bytes of a contiguous tensor on the CPU, which must outlive what is returned."""
-    return memoryview((ctypes.c_char * data.numel()).from_address(data.data_ptr())).cast("B")
+    """The bytes of a contiguous uint8 tensor on the CPU, which lives as long as they do."""
+    array = (ctypes.c_char * data.numel()).from_address(data.data_ptr())
+    array.owner = data
+    return memoryview(array).cast("B")
 
 
 class Reader:
