@@ -130,7 +130,7 @@ def read_bytes(path: Path, shared: bool = False) -> torch.Tensor:
 def _memory(data: torch.Tensor) -> memoryview:
     """The bytes of a contiguous uint8 tensor on the CPU, which lives as long as they do."""
     array = (ctypes.c_char * data.numel()).from_address(data.data_ptr())
-    array.owner = data
+    array.owner = data  # type: ignore[attr-defined]
     return memoryview(array).cast("B")
 
 
