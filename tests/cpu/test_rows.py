@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from modelnew.render.kernel import render_kernel
 from tests.compiled import Function, assert_closer, compiled
 
 REDUCTIONS = {
@@ -119,6 +120,61 @@ def test_cross_entropy():
     target[7] = -100
     for reduction in ("mean", "sum", "none"):
         judge(Function(lambda s, x, y, r=reduction: F.cross_entropy(x, y, reduction=r)), x, target)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_cross_entropy_finds_its_target_anywhere(dtype):
+    """Rows of one class and of thousands, images in either memory format, slices; targets narrow, expanded, ignored."""
+    image = torch.randn(3, 7, 9, 20)
+    for x in (
+        torch.randn(40, 1),
+        torch.randn(2, 30_000),
+        torch.randn(300, 9),
+        torch.randn(70, 40).t(),
+        torch.randn(30, 90)[:, 3::2],
+        torch.randn(5, 1).expand(5, 12),
+        image,
+        image.to(memory_format=torch.channels_last),
+        image[:, 1::2, :, 3:],
+    ):
+        target = torch.randint(x.shape[1], (x.shape[0], *x.shape[2:]))
+        target.view(-1)[:: max(2, target.numel() // 5)] = -100
+        model = Function(lambda s, x, y: (F.cross_entropy(x, y), F.cross_entropy(x, y, reduction="none")))
+        program = judge(model, x.to(dtype), target)
+        assert all("row.index" not in render_kernel(kernel) for kernel in program.kernels)
+
+
+def test_a_place_outside_the_row_finds_nothing():
+    """As the maximum over no element: -inf. What lies beside the row is not read: NaN. Only the picked element counts."""
+    memory = torch.full((9, 12), float("nan"))
+    x = memory[2:7, 3:9]
+    x[:] = torch.arange(30.0).view(5, 6)
+    x[3] = torch.tensor([1.0, float("nan"), 2.0, float("nan"), 3.0, float("nan")])
+    positions = torch.tensor([0, 5, 6, 1, -1])
+    model = Function(lambda s, x, y: torch.where(torch.arange(6) == y[:, None], x, -float("inf")).amax(1))
+    new, program = compiled(model, (x, positions))
+    assert "pick<" in render_kernel(program.kernels[0])
+    with torch.no_grad():
+        for places in (positions, positions - 1, positions + 1, positions * (1 << 40)):
+            assert torch.equal(new(x, places).nan_to_num(77), model(x, places).nan_to_num(77))
+
+
+def test_values_are_picked_as_they_are_computed():
+    """Of several inputs, of what a row is reduced to, of 16-bit values that are rounded on the way, once within another."""
+
+    def function(s, x, y, w):
+        here = torch.arange(x.shape[1]) == y[:, None]
+        inner = torch.where(here, x, -float("inf")).amax(1, keepdim=True)
+        value = (x * w).half().float() - x.logsumexp(1, keepdim=True) + torch.arange(x.shape[1])
+        found = torch.where(here, value - inner, -float("inf")).amax(1, keepdim=True)
+        return found, found + torch.zeros_like(x)
+
+    x, y, w = torch.randn(40, 300), torch.randint(300, (40,)), torch.randn(300)
+    new, program = compiled(Function(function), (x, y, w))
+    assert "row.index" not in "".join(map(render_kernel, program.kernels))
+    with torch.no_grad():
+        for made, eager in zip(new(x, y, w), function(None, x, y, w), strict=True):
+            assert torch.allclose(made, eager, rtol=1e-6, atol=1e-6)
 
 
 def test_infinities_and_nan_in_rows():

@@ -14,7 +14,7 @@ from typing import Literal
 
 Number = bool | int | float
 Axes = tuple[int | None, ...]
-Kind = Literal["load", "index", "size", "const", "call", "cast", "round", "reduce", "contiguous"]
+Kind = Literal["load", "pick", "index", "size", "const", "call", "cast", "round", "reduce", "contiguous"]
 
 FLOAT_TYPES = frozenset({"C", "float", "double"})
 NARROW_TYPES = frozenset({"int8_t", "uint8_t", "int16_t"})  # C++ computes these in int
@@ -44,6 +44,7 @@ COSTLY = frozenset(
 class Expr:
     """One scalar expression. `detail` is the operand's number, the constant, the function, or the reduction.
 
+    "pick" is one element of an operand's row, where its argument says; of a place outside the row, the nearest one.
     "contiguous" is its argument, in a tensor that lies contiguously along `axes`.
     """
 
@@ -99,6 +100,9 @@ class Builder:
     def load(self, operand: int, ctype: str) -> Expr:
         return self._make("load", ctype, (), operand)
 
+    def pick(self, operand: int, ctype: str, place: Expr) -> Expr:
+        return self._make("pick", ctype, (place,), operand)
+
     def index(self) -> Expr:
         """The element's position in its row."""
         return self._make("index", "int64_t", (), "")
@@ -138,6 +142,10 @@ class Builder:
 
     def contiguous(self, value: Expr, axes: Axes) -> Expr:
         return self._make("contiguous", value.ctype, (value,), "", axes)
+
+    def again(self, expr: Expr, args: tuple[Expr, ...]) -> Expr:
+        """The same of other arguments."""
+        return self._make(expr.kind, expr.ctype, args, expr.detail, expr.axes)
 
     def size(self, ctype: str) -> Expr:
         """How many elements a row has."""

@@ -13,6 +13,7 @@ from modelnew.graph.sources import kernel_name, source_line
 from modelnew.graph.views import Axes, base_axes, is_axes_view
 from modelnew.kernel.ir import FLOAT_TYPES, Builder, Expr, Kernel, Operand, walk
 from modelnew.kernel.ops import POINTWISE, REDUCTIONS, NotExpressible
+from modelnew.kernel.pick import with_picks
 
 aten = torch.ops.aten
 STORAGE = {
@@ -105,7 +106,7 @@ def lower(
         results=results,
         sources=tuple(dict.fromkeys(filter(None, map(source_line, region.nodes)))),
     )
-    return kernel, [source for source, _ in found], outputs
+    return with_picks(kernel), [source for source, _ in found], outputs
 
 
 def _expressions(

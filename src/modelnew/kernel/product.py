@@ -49,7 +49,7 @@ def _contraction(kernel: Kernel) -> Contraction | None:
         return None
     result = kernel.results[0]
     order = walk((result,))
-    if any(expr.kind == "index" for expr in order):
+    if any(expr.kind in ("index", "pick") for expr in order):
         return None
     if not kernel.reduced:
         return Contraction(result, None, None) if kernel.outputs[0].axes == whole else None

@@ -79,7 +79,7 @@ class Schedule:
 
 def schedule(kernel: Kernel) -> Schedule:
     order = walk(kernel.results)
-    elements = _elements(kernel, order)
+    elements = elements_of(kernel, order)
     stage = _stages(order)
     reductions = [expr for expr in order if expr.kind == "reduce"]
     last = max((stage[id(expr)] for expr in order), default=0)
@@ -92,6 +92,7 @@ def schedule(kernel: Kernel) -> Schedule:
     kept = _shared(order, roots, elements)
     captured = {id(arg) for e in order if id(e) in elements for arg in e.args if _is_scalar(arg, elements)}
     captured |= {id(arg) for r in reductions for arg in r.args if _is_scalar(arg, elements)}
+    captured |= {id(kernel.results[i]) for i in stores if _is_scalar(kernel.results[i], elements)}
     return Schedule(
         scalars=tuple(tuple(e for e in order if id(e) in captured and stage[id(e)] == k) for k in range(last + 1)),
         keeps=tuple(tuple(e for e in kept if stage[id(e)] == k) for k in range(last + 1)),
@@ -109,13 +110,13 @@ def _stored_whole(kernel: Kernel, result: int) -> bool:
     return kernel.outputs[result].varies_along(kernel.reduced)
 
 
-def _elements(kernel: Kernel, order: list[Expr]) -> frozenset[int]:
+def elements_of(kernel: Kernel, order: list[Expr]) -> frozenset[int]:
     """Expressions that differ along the row."""
     found: set[int] = set()
     for expr in order:
         if expr.kind == "load":
             varies = kernel.inputs[int(expr.detail)].varies_along(kernel.reduced)
-        elif expr.kind in ("reduce", "const", "size"):
+        elif expr.kind in ("reduce", "pick", "const", "size"):
             varies = False
         else:
             varies = expr.kind == "index" or any(id(arg) in found for arg in expr.args)

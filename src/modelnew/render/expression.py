@@ -67,6 +67,8 @@ class Writer:
             return f"mn::cast<{expr.ctype}>({bare(args[0])})"
         if expr.kind == "round":
             return f"mn::round_to<{expr.detail}>({bare(args[0])})"
+        if expr.kind == "pick":
+            return f"row.template pick<{expr.detail}>({bare(args[0])})"
         if expr.kind != "call":
             raise AssertionError(f"{expr.kind} has no text of its own")
         function = str(expr.detail)

@@ -86,6 +86,21 @@ MN_EXPORT int normalize(void* y, void* mean, const void* x, const void* weight, 
 }
 #endif
 
+// the element at a place that each row names, before and after a sweep; the first is used along the row
+struct pick_body {
+  template <class Row>
+  MN_FN void operator()(Row& row) const {
+    auto x = row.template load<0>();
+    const int64_t place = row.template scalar<1>();
+    const C before = row.template pick<0>(place);
+    row.template put<0>(row.reduce(mn::sum<int64_t>{}, [=](C x) { return mn::cast<int64_t>(x == before); }, x));
+    row.template put<1>(row.template pick<0>(place));
+  }
+};
+MN_EXPORT int pick(void* equals, void* y, const void* x, const void* place, const int64_t* plan, mn::queue queue) {
+  return mn::rows<pick_body, mn::types<int64_t, T>, mn::types<T, int64_t>>({equals, y}, {x, place}, plan, queue);
+}
+
 // no sweep at all
 struct copy_body {
   template <class Row>

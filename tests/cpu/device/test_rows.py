@@ -139,11 +139,34 @@ def check_normalize(x: torch.Tensor, dims: Sequence[int], threads: int = 2) -> s
     return kind
 
 
+def check_pick(x: torch.Tensor, dims: Sequence[int], in_order: bool = True) -> str:
+    """Elements at each end, within and outside the row. in_order: positions count as the dims of the tensor do."""
+    outer = [d for d in range(x.dim()) if d not in dims]
+    turned = x.permute(*outer, *dims)
+    rows = turned.reshape([x.shape[d] for d in outer] + [-1])
+    size = rows.shape[-1]
+    shape = [1 if d in dims else n for d, n in enumerate(x.shape)]
+    places = torch.randint(0, size, shape, generator=torch.Generator().manual_seed(7))
+    for number, place in enumerate((0, size - 1, size, -1, -100, 1 << 40, -(1 << 40))):
+        places.view(-1)[number::11] = place
+    equals, y = per_row(x.shape, dims, torch.int64), per_row(x.shape, dims, x.dtype)
+    kind = run("pick", [equals, y], [x, places.expand(x.shape)], dims)
+    found = first(y, dims).reshape(rows.shape[:-1])
+    if in_order:
+        expected = rows.gather(-1, places.reshape(found.shape).clamp(0, size - 1).unsqueeze(-1)).squeeze(-1)
+        assert torch.equal(found, expected)
+    counted = (rows == found.unsqueeze(-1)).sum(-1)
+    assert bool((counted > 0).all())
+    assert torch.equal(first(equals, dims).reshape(found.shape), counted)
+    return kind
+
+
 @pytest.mark.parametrize(("shape", "dims", "kind"), CASES)
 def test_kinds(shape: tuple[int, ...], dims: tuple[int, ...], kind: str) -> None:
     x = data(shape)
     assert check_sum(x, dims) == kind
     assert check_profile(x, dims) == kind
+    assert check_pick(x, dims) == kind
     assert check_softmax(x, dims) == kind
     assert check_normalize(x, dims) == kind
 
@@ -159,6 +182,7 @@ def test_dtypes(dtype: torch.dtype) -> None:
         x = data(shape, dtype)
         assert check_sum(x, dims) == kind
         assert check_profile(x, dims) == kind
+        assert check_pick(x, dims) == kind
         if dtype.is_floating_point:
             assert check_softmax(x, dims) == kind
             assert check_normalize(x, dims) == kind
@@ -169,10 +193,13 @@ def test_turned(shape: tuple[int, ...], dims: tuple[int, ...], kind: str) -> Non
     """The same domains with the dims of the input in reverse, sliced, and one dim expanded."""
     x = data(shape[::-1]).permute(*range(len(shape) - 1, -1, -1))
     check_profile(x, dims)
+    check_pick(x, dims, in_order=len(dims) == 1)
     check_softmax(x, dims)
     check_normalize(data([n + 3 for n in shape])[tuple(slice(2, 2 + n) for n in shape)], dims)
     for d in range(len(shape)):
-        check_profile(data([1 if e == d else n for e, n in enumerate(shape)]).expand(shape), dims)
+        expanded = data([1 if e == d else n for e, n in enumerate(shape)]).expand(shape)
+        check_profile(expanded, dims)
+        check_pick(expanded, dims, in_order=len(dims) == 1)
 
 
 def test_overlapping_windows() -> None:

@@ -77,6 +77,9 @@ struct types {
   static constexpr size_t size = sizeof...(S);
 };
 
+// Of a row's places 0 to size - 1 the one nearest to `place`.
+MN_FN int64_t place_within(int64_t size, int64_t place) { return place < 0 ? 0 : place < size ? place : size - 1; }
+
 namespace detail {
 template <size_t K, class List>
 struct type_at;

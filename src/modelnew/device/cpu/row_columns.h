@@ -148,6 +148,15 @@ class column_row {
     const size_t k = Outs::size + I;
     return to_compute(get<I>(block_.in).base[block_.at[k] + lane_ * block_.lane_stride[k]]);
   }
+  // Read in the passes whose sweeps come after it; what runs before them has the row in the caches by then.
+  template <size_t I>
+  MN_FN auto pick(int64_t place) {
+    const size_t k = Outs::size + I;
+    const auto* const row = get<I>(block_.in).base + block_.at[k] + lane_ * block_.lane_stride[k];
+    using C = decltype(to_compute(*row));
+    if (block_.pass < sweep_) return C{};
+    return to_compute(row[block_.layout.inside(k, place_within(block_.size, place))]);
+  }
   MN_FN positions index() { return {}; }
   template <class F, class... H>
   MN_FN lazy<F, H...> keep(F f, H... h) {

@@ -45,6 +45,17 @@ struct row_layout {
   }
   int64_t inner_stride(size_t k, int64_t dim) const { return outer_stride(k, head.rank + dim); }
 
+  // Offset within a row of its element at `place`.
+  int64_t inside(size_t k, int64_t place) const {
+    int64_t offset = 0;
+    for (int64_t d = head.inner_rank - 1; d >= 0; --d) {
+      const int64_t coordinate = d == 0 ? place : place % inner_sizes[d];
+      if (d > 0) place /= inner_sizes[d];
+      offset += coordinate * inner_stride(k, d);
+    }
+    return offset;
+  }
+
   // Offsets of the operands at a row, counted over the first `dims` outer dims, last one fastest.
   void row_at(int64_t row, int64_t dims, size_t operands, int64_t* at) const {
     for (size_t k = 0; k < operands; ++k) at[k] = 0;

@@ -37,6 +37,10 @@ class split_row {
   MN_FN auto scalar() {
     return own_.template scalar<I>();
   }
+  template <size_t I>
+  MN_FN auto pick(int64_t place) {
+    return own_.template pick<I>(place_within(size(), place));
+  }
   MN_FN positions index() { return {}; }
 
   // Too large to keep: computed again at each use.

@@ -191,6 +191,10 @@ struct row_ports<types<Outs...>, types<Ins...>> {
   MN_FN auto scalar() const {
     return to_compute(get<I>(in).base[row[outputs + I]]);
   }
+  template <size_t I>
+  MN_FN auto pick(int64_t place) const {
+    return to_compute(get<I>(in).base[row[outputs + I] + tiles.layout().inside(outputs + I, place)]);
+  }
   template <size_t O, class V>
   MN_FN void put(V value) {
     auto& port = get<O>(out);

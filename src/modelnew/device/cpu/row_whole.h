@@ -22,6 +22,10 @@ class whole_row {
   MN_FN auto scalar() {
     return ports_.template scalar<I>();
   }
+  template <size_t I>
+  MN_FN auto pick(int64_t place) {
+    return ports_.template pick<I>(place_within(size_, place));
+  }
   MN_FN positions index() { return {}; }
 
   template <class F, class... H>

@@ -117,6 +117,11 @@ struct row_program {
     return to_compute(load_one(input<I>()));
   }
 
+  template <size_t I>
+  MN_FN auto pick(int64_t element) const {
+    return to_compute(load_one(input<I>() + place<Outs::size + I>(place_within(o.size, element))));
+  }
+
   // Handles as `load` and `keep` give them; kinds of rows that make a difference have their own.
   template <size_t I>
   MN_FN auto share() {
