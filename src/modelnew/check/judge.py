@@ -171,15 +171,16 @@ class Judge:
         yield result(moved, self.evaluation(normal), answer, self.states[normal.state])
 
     def _surroundings(self, candidate: Candidate, case: Case) -> Iterator[CaseResult]:
-        """The same call where autograd records it, and where it could but need not."""
-        state = self.states[case.state]
+        """The same call where autograd records it, and where it could but need not; not where the reference does otherwise."""
+        state, evaluation = self.states[case.state], self.evaluation(case)
+        how: Any = {"seed": self.call_seed, "training": case.training, "like": evaluation}
         for name, under in SURROUNDINGS.items():
             with self._reference_in_use:
-                if not self.reference.runs_under(under, case.inputs, state, case.training):
+                if not self.reference.same_under(under, case.inputs, state, **how):
                     continue
             candidate.load_state(state)
             answer = self._call(candidate, case, under=under)
-            yield result(case.named(name, "what holds only under no_grad"), self.evaluation(case), answer, state)
+            yield result(case.named(name, "what holds only under no_grad"), evaluation, answer, state)
 
     @cached_property
     def vacuous(self) -> str:

@@ -119,13 +119,23 @@ class Reference:
         alike = all(same(value, other.leaves[name]) for name, value in one.leaves.items() if name in other.leaves)
         return not alike or one.leaves.keys() != other.leaves.keys() or one.state.keys() != other.state.keys()
 
-    def runs_under(self, under: str, inputs: list[Any], state: Mapping[str, torch.Tensor], training: bool) -> bool:
-        """Whether eager answers as it does under no_grad."""
-        inputs = copy_tree(inputs, lambda tensor: moved(tensor, self.device))
+    def same_under(
+        self,
+        under: str,
+        inputs: list[Any],
+        state: Mapping[str, torch.Tensor],
+        *,
+        seed: int,
+        training: bool,
+        like: Evaluation,
+    ) -> bool:
+        """Whether eager answers as in `like`, which was under no_grad; with other answers, those truths do not hold."""
+        copies = copy_tree(inputs, lambda tensor: twin(moved(tensor, self.device)))
         put(self.module, state)
-        answer = self.observer.call(inputs, seed=0, poison=False, training=training, under=under)
+        with _full_precision():
+            answer = self.observer.call(copies, seed=seed, poison=False, training=training, under=under)
         self.observer.forget()
-        return not answer.error
+        return not answer.error and _agrees(_named(answer), like)
 
     def evaluate(
         self,
@@ -146,7 +156,7 @@ class Reference:
         answer = self._eager(inputs, state, seed, training, draws)
         if answer.error:
             return Evaluation(error=answer.error)
-        eager = answer.leaves | {STATE + name: value for name, value in answer.state.items()}
+        eager = _named(answer)
         setting = Setting(inputs, state, training, draws, tuple(eager))
         if like is not None and _agrees(eager, like):
             truths = {name: replace(truth, eager=eager[name]) for name, truth in like.truths.items()}
@@ -221,6 +231,11 @@ class Reference:
             name: after[name.removeprefix(STATE)].detach().clone() if name.startswith(STATE) else leaves[name].detach()
             for name in setting.names
         }
+
+
+def _named(answer: Answer) -> dict[str, torch.Tensor]:
+    """Outputs and changed state by name."""
+    return answer.leaves | {STATE + name: value for name, value in answer.state.items()}
 
 
 def _agrees(eager: Mapping[str, torch.Tensor], like: Evaluation) -> bool:

@@ -201,3 +201,11 @@ def test_a_live_candidates_source_is_looked_at_too():
     report = check_module(model, wrong, [torch.randn(9, 12)], seed=2)
     assert report.accepted is False and "wrong for batch " in report.headline
     assert {"batch 70", "batch 71"} <= {case.name for case in report.cases}
+
+
+def test_a_reference_that_looks_at_grad_mode_is_no_fault_of_its_copy(files):
+    problem, new = files("return torch.tanh(self.linear(x)) * (2 if torch.is_grad_enabled() else 1)")
+    report = check_files(problem, [new("return torch.tanh(self.linear(x)) * (2 if torch.is_grad_enabled() else 1)")])[0]
+    assert report.accepted, report.headline
+    assert "inference mode" in [case.name for case in report.cases]
+    assert "recorded by autograd" not in [case.name for case in report.cases]
