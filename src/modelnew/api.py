@@ -42,6 +42,7 @@ from modelnew.targets import device_named, dtype_text
 
 Progress = Callable[[str], None]
 FOLDER_LIMIT_S = 1800.0
+LOOKS = 2  # at a verdict: where it is open after the budget, `bench` measures for as long again
 OPTIMIZE_BUDGET_S = 10.0  # seconds of timing in `optimize`, which is asked for a file and not for figures
 
 
@@ -255,13 +256,9 @@ def bench_file(
     dtype: str | None = None,
     baselines: Sequence[str] = ("torch.compile",),
     budget_s: float = 20.0,
-    looks: int = 2,
     progress: Progress = _quiet,
 ) -> TimedFile:
-    """Times the candidates, or the file that `optimize_file` would write, against eager and other baselines.
-
-    looks: 2 measures for as long again where a verdict is open after the budget.
-    """
+    """Times the candidates, or the file that `optimize_file` would write, against eager and other baselines."""
     place = str(device_named(device))
     finished = Draft(path, overrides, place, dtype, progress).finish(progress, measure=not candidates)
     problem, program, text = finished.problem, finished.program, finished.text
@@ -276,7 +273,7 @@ def bench_file(
             dtype=dtype,
             baselines=baselines,
             budget_s=budget_s,
-            looks=looks,
+            looks=LOOKS,
             work=work_of(program),
             progress=progress,
         )
@@ -371,7 +368,7 @@ def compare_files(old: Path, new: Path, *, threshold: float) -> Comparison:
 
 
 def _fused(program: Program) -> list[str]:
-    products = ["linear layers run on tensor cores where a GPU of compute capability 9.0 is"]
+    products = ["matrix products run on tensor cores where a GPU of compute capability 9.0 is"]
     products = products if program.forward.plain_products else []
     if not program.kernels:
         return products or ["nothing in this model gains from a kernel of its own: the file runs the original forward"]

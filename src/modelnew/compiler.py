@@ -16,12 +16,11 @@ from torch import fx, nn
 from modelnew import fakes
 from modelnew.graph.capture import FLOATING, Captured, capture
 from modelnew.graph.evidence import Record, agree, follows, pieces
-from modelnew.graph.original import Original, calls_of, original, put_back, stays
+from modelnew.graph.original import Original, put_back, stays
 from modelnew.graph.other_inputs import Lie, lie_of, of_rank, set_to_one, sliced, turned
 from modelnew.graph.partition import Partition, Region, is_product, partition
 from modelnew.graph.retype import retyped
 from modelnew.graph.rewrite import drop_assertions, hoist_reshapes, sink_reshapes, split_bias
-from modelnew.graph.views import base_of
 from modelnew.kernel.ir import Kernel, walk
 from modelnew.kernel.lower import NoDomain, Types, lower, why_not
 from modelnew.kernel.product import take_product
@@ -117,60 +116,6 @@ def with_products(program: Program, onednn: frozenset[str] = frozenset(), *, our
         called = tuple(one._replace(product=None) for one in called)
     forward = ForwardWriter(program.captured, called, onednn, ours=ours).write()
     return replace(program, kernels=kernels, called=called, forward=forward)
-
-
-class Contestant(NamedTuple):
-    """Kernels that together stand for whole calls of forward, mostly one: `reads` are the tensors that they need from others."""
-
-    parts: tuple[Called, ...]
-    reads: list[fx.Node]
-    calls: Original
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(part.name for part in self.parts)
-
-
-def originals(program: Program) -> list[Contestant]:
-    """The kernels that stand for whole calls of forward. None that takes in a product.
-
-    Where a call became several kernels, these are taken together.
-    """
-    found: list[Contestant] = []
-    groups: list[tuple[Called, ...]] = []
-    for called in program.called:
-        if called.product is not None:
-            continue
-        if (calls := original(program.captured, called.region, called.stores)) is not None:
-            found.append(Contestant((called,), called.reads, calls))
-            continue
-        near = [group for group in groups if any(_share_a_call(program.captured, called, part) for part in group)]
-        groups = [group for group in groups if group not in near]
-        groups.append((*(part for group in near for part in group), called))
-    for group in groups:
-        if len(group) > 1 and (together := _together(program.captured, group)) is not None:
-            found.append(together)
-    return found
-
-
-def _share_a_call(captured: Captured, a: Called, b: Called) -> bool:
-    return bool(calls_of(captured, a.region) & calls_of(captured, b.region))
-
-
-def _together(captured: Captured, group: tuple[Called, ...]) -> Contestant | None:
-    region = Region([], axes={node: axes for part in group for node, axes in part.region.axes.items()})
-    made = [node for part in group for node in part.stores]
-    stores = [node for node in made if any(not _leads_into(user, region) for user in node.users)]
-    calls = original(captured, region, stores)
-    reads = [node for part in group for node in part.reads if base_of(node) not in made]
-    return Contestant(group, list(dict.fromkeys(reads)), calls) if calls is not None else None
-
-
-def _leads_into(node: fx.Node, region: Region) -> bool:
-    """Whether a node is in the region, or a view that only nodes of it read."""
-    if node in region.axes:
-        return True
-    return base_of(node) is not node and bool(node.users) and all(_leads_into(user, region) for user in node.users)
 
 
 def without(program: Program, losers: Sequence[Original]) -> Program:

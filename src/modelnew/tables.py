@@ -16,8 +16,8 @@ COMPARE_COLUMNS = ("variant", "old", "new", "speed, new against old", "95 % inte
 BENCH_COLUMNS = (
     *("variant", "median", "speed", "95 % interval", "verdict", "÷ floor", "error", "first call", "memory", "note"),
 )
-_MANY_TIMES = 1e6
 FOLDER_COLUMNS = ("task", "eager", "modelnew", "speed", "95 % interval", "verdict", "÷ floor", "note")
+_MANY_TIMES = 1e6  # an end of an interval beyond this only says that there were too few samples
 
 
 def check_notes(report: CheckReport) -> str:
@@ -107,7 +107,7 @@ def compare_cells(change: Change) -> tuple[str, ...]:
 
 
 def _interval(low: float | None, high: float | None) -> str:
-    """ "0.98 to 1.02"; an end so far out that it only says that there were too few samples is ∞."""
+    """As "0.98 to 1.02", or "0.98 to ∞"."""
     assert low is not None
     return f"{low:.2f} to {'∞' if high is None or high > _MANY_TIMES else f'{high:.2f}'}"
 

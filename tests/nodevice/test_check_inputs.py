@@ -11,7 +11,7 @@ from modelnew.check import sizes
 from modelnew.check.cases import Cases
 from modelnew.check.generators import GENERATORS, redraw
 from modelnew.check.inputs import FileInputs, GivenInputs
-from modelnew.check.layouts import expanded, layouts, with_specials
+from modelnew.check.layouts import LAYOUTS, expanded, laid_out, with_specials
 from modelnew.check.literals import ranked
 from modelnew.check.resized import Resizer
 from modelnew.check.truth import Reference
@@ -82,7 +82,7 @@ def test_redrawn_parameters_are_no_defaults_and_variances_stay_positive():
 
 def test_layouts_keep_the_values():
     x = torch.randn(2, 3, 4, 5)
-    found = dict(layouts([x]))
+    found = {name: varied for name, change in LAYOUTS.items() if (varied := laid_out([x], change))}
     assert set(found) == {
         "transposed memory", "rows of a wider tensor", "one element off alignment", "a slice of a longer tensor",
         "every second element", "channels last", "first dims swapped",
@@ -97,13 +97,13 @@ def test_layouts_keep_the_values():
 
 @pytest.mark.parametrize("name", ["rows of a wider tensor", "a slice of a longer tensor", "every second element"])
 def test_what_lies_beside_the_values_is_nan(name):
-    (x,) = dict(layouts([torch.rand(4, 6)]))[name]
+    (x,) = laid_out([torch.rand(4, 6)], LAYOUTS[name])
     memory = torch.empty(0).set_(x.untyped_storage())
     assert bool(memory.isnan().any()) and int(memory.isfinite().sum()) == x.numel()
 
 
 def test_whole_numbers_stay_such_as_the_model_takes():
-    (x,) = dict(layouts([torch.randint(3, 9, (4, 6))]))["rows of a wider tensor"]
+    (x,) = laid_out([torch.randint(3, 9, (4, 6))], LAYOUTS["rows of a wider tensor"])
     assert int(torch.empty(0, dtype=torch.int64).set_(x.untyped_storage()).min()) >= 3
 
 

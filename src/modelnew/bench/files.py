@@ -59,10 +59,8 @@ def bench_file(
                 f"there is no baseline {name!r}", doing="timing", hint=f"Choose from {', '.join(BASELINES)}."
             )
     seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
-    race = Race(
-        problem, _entries(candidates, baselines), device, dtype, random.Random(seed), progress or (lambda text: None)
-    )
-    race.looks = looks
+    tell = progress or (lambda text: None)
+    race = Race(problem, _entries(candidates, baselines), device, dtype, random.Random(seed), tell, looks=looks)
     with contextlib.nullcontext(nursery) if nursery else Nursery(*_WORKERS, *prepared(baselines, device)) as workers:
         race.run(workers, budget_s)
     report = replace(race.report(seed), baselines=(EAGER, *baselines))

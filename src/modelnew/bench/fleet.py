@@ -186,9 +186,8 @@ class ForkedNursery(Nursery):
     """One made from this process, which must have loaded nothing but PyTorch and us so far: for a worker that times."""
 
     def __enter__(self) -> Nursery:
-        from modelnew.bench.worker import (
-            Desk,
-        )  # not above: `python -m modelnew.bench.worker` must be the first to import it
+        # not above: `python -m modelnew.bench.worker` must be the first to import it
+        from modelnew.bench.worker import Desk
 
         ours, theirs = socket.socketpair()
         self._pid = os.fork()

@@ -239,11 +239,10 @@ def _kept(path: Path, key: str) -> Document | None:
     return document["result"] if isinstance(document, dict) and document.get("key") == key else None
 
 
-def _keep(path: Path, key: str, result: Document) -> Document:
+def _keep(path: Path, key: str, result: Document) -> None:
     part = path.with_suffix(".part")
     part.write_text(json.dumps({"key": key, "result": result}, indent=1))
     part.replace(path)  # an interruption leaves the old result or the new one, never half of it
-    return result
 
 
 def _candidate(task: Document) -> dict[str, Any] | None:

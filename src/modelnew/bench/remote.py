@@ -17,9 +17,8 @@ from modelnew.bench.tensors import deviation
 LEAST_REMOTE_SAMPLE = 5e-3  # seconds; long enough for the measuring process's clock to see a lie
 _MOST_SAMPLES = 4  # in a turn
 _KEPT = 10  # of the latest times that a request took by itself: on a busy machine they change
-_MOST_REQUEST = (
-    0.25  # share of a sample that is put down to a request which takes as long as the variant's own process says
-)
+# Share of a sample that is put down to a request which takes as long as the variant's own process says.
+_MOST_REQUEST = 0.25
 _REQUESTS = 0.015  # seconds; the requests of a turn, and the wait for quiet after it
 
 

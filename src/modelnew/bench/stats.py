@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 LEAST_CLAIM = 0.01  # no difference below 1 % is claimed, whatever the interval says
-
 MOST_SAME = 0.05  # a noise floor above this hides too much to call anything the same
 LEVEL = 0.05  # share of intervals that may miss the truth
 _TRIMMED = 0.15  # of the rounds, at either end: a neighbour's work is in some of them and not in others

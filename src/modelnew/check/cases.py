@@ -160,10 +160,10 @@ class Cases:
         if not heavy and not self.resizer.light(group, size):
             return None
         inputs = self.resizer.at(group, size)
+        if inputs is None:
+            return None
         catches = "sizes built into the code, tails, empty blocks"
-        return (
-            None if inputs is None else self._case(f"{label} {size}", catches, inputs, may_refuse=True, few_runs=True)
-        )
+        return self._case(f"{label} {size}", catches, inputs, may_refuse=True, few_runs=True)
 
     def _laid_out(self, inputs: list[Any], prefix: str, same_values: str, one: str = "") -> Iterator[Case]:
         catches = "strides and alignment that the code takes for granted"

@@ -1,8 +1,11 @@
-"""The same values in other memory, and values that arithmetic treats apart."""
+"""The same values in other memory, and values that arithmetic treats apart.
+
+What lies between and around the values is nan: a kernel that reads it shows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,14 +14,6 @@ from modelnew.check.observe import copy_tree
 
 Change = Callable[[torch.Tensor], torch.Tensor | None]
 MARGIN = 16  # elements around a slice: it stays as aligned as the memory is
-
-
-def layouts(inputs: list[Any]) -> Iterator[tuple[str, list[Any]]]:
-    """The same values in other memory. What lies between and around them is nan: a kernel that reads it shows."""
-    for name, change in LAYOUTS.items():
-        varied = laid_out(inputs, change)
-        if varied is not None:
-            yield name, varied
 
 
 def laid_out(inputs: list[Any], change: Change) -> list[Any] | None:

@@ -296,11 +296,9 @@ def flat(value: Any) -> list[torch.Tensor]:
 
 def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """A copy on `device` with the same strides and offset; the tensor itself where it is there already."""
-    return (
-        tensor
-        if tensor.device == device
-        else _with_storage(tensor, tensor.untyped_storage().to(device=device), tensor.dtype)
-    )
+    if tensor.device == device:
+        return tensor
+    return _with_storage(tensor, tensor.untyped_storage().to(device=device), tensor.dtype)
 
 
 def twin(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 import sympy
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -37,16 +38,8 @@ class Resizer:
         self.shapes = [tuple(tensor.shape) for tensor in flat(inputs)]
         self._device = next((value.device for value in model.state_dict().values()), None)
         self._mode = fakes.new_mode()
-        self._state: dict[str, torch.Tensor] = {
-            name: self._mode.from_tensor(value.detach(), static_shapes=True)
-            for name, value in (*model.named_parameters(), *model.named_buffers())
-        }
+        self._state = self._fake_state(self._mode)
         self._parameters = sum(value.numel() for value in self._state.values())
-
-    def size(self, group: Group) -> int:
-        """Of the group's dims in the inputs as they are."""
-        i, d = group[0]
-        return self.shapes[i][d]
 
     def row(self, group: Group) -> int:
         """Elements of the group's first tensor for each step of its size."""
@@ -96,10 +89,7 @@ class Resizer:
         found: set[int] = set()
         try:
             with fakes.quiet_logs(), torch.no_grad():
-                state: dict[str, torch.Tensor] = {
-                    name: mode.from_tensor(value.detach(), static_shapes=True)
-                    for name, value in (*self.model.named_parameters(), *self.model.named_buffers())
-                }
+                state = self._fake_state(mode)
                 with mode:
                     given = copy_tree(self.inputs, lambda t: mode.from_tensor(t).to(self._device or t.device))
                     functional_call(self.model, state, tuple(given))
@@ -109,6 +99,13 @@ class Resizer:
         for guard in mode.shape_env.guards:
             found |= {abs(int(number)) for number in guard.expr.atoms(sympy.Integer)}
         return found - {0, 1, *(size for shape in self.shapes for size in shape)}
+
+    def _fake_state(self, mode: FakeTensorMode) -> dict[str, torch.Tensor]:
+        """The parameters and buffers, whose sizes stay as they are."""
+        return {
+            name: mode.from_tensor(value.detach(), static_shapes=True)
+            for name, value in (*self.model.named_parameters(), *self.model.named_buffers())
+        }
 
     def _accepts(self, shapes: list[Shape], *modes: Any) -> bool:
         remaining = iter(shapes)

@@ -47,7 +47,7 @@ class Schedule:
         return alone and len(inputs) == 1 and id(inputs[0]) not in read
 
     @property
-    def softened(self) -> tuple[Expr, Expr, Expr] | None:
+    def exponentials(self) -> tuple[Expr, Expr, Expr] | None:
         """The first sweeps' maximum M of v, the kept e^(v - M), and their sum: one call makes them."""
         if len(self.sweeps) < 2 or self.keeps[0] or len(self.keeps[1]) != 1:
             return None

@@ -92,12 +92,12 @@ class RowWriter:
             else:
                 self.text.append(f"auto {name} = row.template {'load' if varies else 'scalar'}<{number}>();")
             self._bind(load, name, handle=varies)
-        softened = self.plan.softened
+        exponentials = self.plan.exponentials
         for stage, sweep in enumerate(self.plan.sweeps):
             self._scalars(self.plan.scalars[stage])
-            if softened and stage < 2:
+            if exponentials and stage < 2:
                 if stage == 0:
-                    self._soften(*softened)
+                    self._exponentials(*exponentials)
                 continue
             for kept in self.plan.keeps[stage]:
                 name = self.unique(str(kept.detail))
@@ -161,7 +161,8 @@ class RowWriter:
         inside = "".join(f"\n      {line}" for line in writer.lines)
         return f"[=]({parameters}) {{{inside}\n      return {result};\n    }}{names}"
 
-    def _soften(self, top: Expr, exp: Expr, total: Expr) -> None:
+    def _exponentials(self, top: Expr, exp: Expr, total: Expr) -> None:
+        """One call for the first two sweeps; its maximum gets a name only where something else reads it."""
         name = self.unique("soft")
         functor = self._functor((top.args[0],))
         result = f"mn::exponentials<{top.ctype}>(row, []({exp.ctype} x) {{ return mn::exp(x); }}, {functor})"

@@ -98,7 +98,7 @@ class ProductKernel(Kernel):
             output = torch.empty_strided(made.shape, made.strides, dtype=made.dtype, device=x.device)
             hints = self.hints.of(given[1], factors.n)
             pointers = [t.data_ptr() for t in (output, *given, hints)]
-            code = run(*pointers, None, queue())
+            code = run(*pointers, None, queue())  # with a workspace, `run` has the numbers
             if code == NOT_COVERED:
                 return None
             if code:

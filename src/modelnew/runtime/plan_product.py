@@ -75,7 +75,7 @@ def across(factors: Factors) -> int:
 def launch_of(
     factors: Factors, strides: "list[tuple[int, int]]", device: Device, reduces: bool, tile: int, splits: int
 ) -> Plan:
-    """With `tile` rows of x per block, and k in so many parts."""
+    """The plan of a launch with `tile` rows of x per block and k in `splits` parts, or as many as it has steps."""
     m, n, k, x, w = factors
     splits = min(splits, _tiles(k, K_BLOCK))
     places, workspace = _places(factors, tile, splits, reduces)

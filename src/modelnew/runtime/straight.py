@@ -14,9 +14,8 @@ from torch.nn.modules import module as _module
 from modelnew.runtime.guard import dispatch_modes, forward_ad, traced
 from modelnew.runtime.quick import nothing_is_like
 
-_FORWARD: Any = getattr(
-    _module, "_global_forward_hooks", {}
-)  # for hooks on all modules; PyTorch adds to these very dicts
+# Hooks on all modules: PyTorch adds to these very dicts.
+_FORWARD: Any = getattr(_module, "_global_forward_hooks", {})
 _FORWARD_PRE: Any = getattr(_module, "_global_forward_pre_hooks", {})
 _BACKWARD: Any = getattr(_module, "_global_backward_hooks", {})
 _BACKWARD_PRE: Any = getattr(_module, "_global_backward_pre_hooks", {})
