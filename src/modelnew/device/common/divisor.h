@@ -6,8 +6,9 @@
 namespace mn {
 
 // a / d is fma(a', high, a' low) with a' = a * factor: the sum of the parts is the reciprocal to 2^-46, so the quotient is
-// rounded as a division rounds it but for rare cases, which are 1 ulp off, most of them subnormal. `factor` is a power of two that keeps both parts normal
-// numbers. They have one sign and neither is 0, so that infinities, zeros and their signs come out as a division's do.
+// rounded as a division rounds it but for rare cases, which are 1 ulp off, most of them subnormal. `factor` is a power of
+// two that keeps both parts normal numbers. They have one sign and neither is 0, so that infinities, zeros and their signs
+// come out as a division's do.
 struct reciprocal {
   float factor, high, low;
 };

@@ -80,8 +80,9 @@ struct whole_and_aligned {
 
 // `Self` gives: any_rank: rows need not be simple; runs: they are one run of elements; sweep(aligned, per_vector,
 // now_and_then, handles...), which calls per_vector(first, whole, items...) for each vector of this thread, `whole`: all
-// of it is in the row (a bool; or whole_and_aligned, if `aligned`), and now_and_then(n) after n <= 16 of them; combine(op, value) over the row's threads; leads(): whether this one speaks for
-// them. `first` is an int for rows that are held in registers, an int64_t for others.
+// of it is in the row (a bool; or whole_and_aligned, if `aligned`), and now_and_then(n) after n <= 16 of them;
+// combine(op, value) over the row's threads; leads(): whether this one speaks for them. `first` is an int for rows that
+// are held in registers, an int64_t for others.
 template <class Self, class Outs, class Ins, int Width>
 struct row_program {
   static constexpr int V = Width;

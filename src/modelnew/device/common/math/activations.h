@@ -65,10 +65,8 @@ MN_FN float sigmoid_scaled(float x) {
   const float limited = bit_cast<float>(bits < most ? bits : most), n = limited - magic;
   const float power = bit_cast<float>(bit_cast<uint32_t>(limited) << 23);
   const float f = fma(within, -0x1.4ae0c0p-26f, fma(within, -0x1.715476p+0f, -n));
-  const float p = polynomial(f, 0x1.62e430p-1f, 0x1.ebfbdcp-3f, 0x1.c6af7ap-5f, 0x1.3b2dd4p-7f, 0x1.5f094ap-10f,
-                             0x1.417852p-13f);
   const float sum = power + c, lacks = c - (sum - power);
-  return c / (sum + fma(power * f, p, lacks));
+  return c / (sum + fma(power * f, exp2_slope(f), lacks));
 }
 #endif
 
@@ -78,7 +76,7 @@ MN_FN float sigmoid_scaled(float x) {
 template <class S = void, class C>
 MN_FN C sigmoid(C x) {
 #if defined(MN_CUDA)
-  if constexpr (detail::is_short<S>) return detail::sigmoid_16(x);
+  if constexpr (detail::is_16_bit<S>) return detail::sigmoid_16(x);
   if constexpr (sizeof(C) == 4) return detail::sigmoid_short(x);
 #else
   if constexpr (sizeof(C) == 4) return detail::sigmoid_scaled(x);
@@ -104,7 +102,7 @@ MN_FN C softplus(C x, C beta, C threshold) {
 template <class S = void, class C>
 MN_FN C silu(C x) {
 #if defined(MN_CUDA)
-  if constexpr (detail::is_short<S>) return detail::silu_16(x);
+  if constexpr (detail::is_16_bit<S>) return detail::silu_16(x);
   if constexpr (sizeof(C) == 4) return detail::silu_short(x);
 #endif
   return detail::times_sigmoid(x, x, C(0), x < (sizeof(C) == 4 ? C(-110) : C(-750)));
@@ -127,7 +125,7 @@ MN_FN float gelu_anywhere(float x) {
 template <class S = void>
 MN_FN float gelu(float x) {
 #if defined(MN_CUDA)
-  if constexpr (detail::is_short<S>) return detail::gelu_16(x);
+  if constexpr (detail::is_16_bit<S>) return detail::gelu_16(x);
   float result = detail::gelu_near(x);
   if (detail::magnitude(x) > 3.4f) result = detail::gelu_anywhere(x);  // seldom: then a warp does both
   return result;
@@ -143,7 +141,7 @@ MN_FN double gelu(double x) { return x * (0.5 * erfc(-0x1.6a09e667f3bcdp-1 * x))
 template <class S = void>
 MN_FN float gelu_tanh(float x) {
 #if defined(MN_CUDA)
-  return detail::is_short<S> ? detail::gelu_tanh_16(x) : detail::gelu_tanh_short(x);
+  return detail::is_16_bit<S> ? detail::gelu_tanh_16(x) : detail::gelu_tanh_short(x);
 #endif
   const float t = detail::at_least(detail::at_most(x, 11.0f), -11.0f);
   const float square = t * t, square_low = fma(t, t, -square);

@@ -38,7 +38,7 @@ MN_FN float cosh(float x) { return static_cast<float>(::cosh(static_cast<double>
 MN_FN double cosh(double x) { return ::cosh(x); }
 template <class S = void>
 MN_FN float tanh(float x) {
-  return detail::is_short<S> ? detail::tanh_16(x) : ::tanhf(x);
+  return detail::is_16_bit<S> ? detail::tanh_16(x) : ::tanhf(x);
 }
 template <class S = void>
 MN_FN double tanh(double x) { return ::tanh(x); }

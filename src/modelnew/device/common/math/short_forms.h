@@ -10,7 +10,7 @@ namespace mn {
 namespace detail {
 
 template <class S>
-constexpr bool is_short = std::is_same<S, half>::value || std::is_same<S, bf16>::value;
+constexpr bool is_16_bit = std::is_same<S, half>::value || std::is_same<S, bf16>::value;
 
 // The sum 1 + 2^n (1 + q) and its reciprocal, both scaled so that neither leaves the normal floats for
 // -60 <= n <= 180; |q| < 1/2. In `shifted`'s low bits is n + 63.
