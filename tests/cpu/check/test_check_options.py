@@ -209,3 +209,9 @@ def test_a_reference_that_looks_at_grad_mode_is_no_fault_of_its_copy(files):
     assert report.accepted, report.headline
     assert "inference mode" in [case.name for case in report.cases]
     assert "recorded by autograd" not in [case.name for case in report.cases]
+
+
+def test_a_reference_that_writes_to_its_inputs_is_given_the_same_each_time(files):
+    problem, new = files("return torch.tanh(self.linear(x.mul_(3)))")
+    report = check_files(problem, [new("return torch.tanh(self.linear(x.mul_(3)))")])[0]
+    assert report.accepted, report.headline
