@@ -270,3 +270,11 @@ def test_results_of_row_programs_are_laid_out_as_eager_lays_them_out(function, m
         either = function is group_norm and name in ("permuted", "transposed")
         assert either or new(x).stride() == truth.stride()
         torch.testing.assert_close(new(x), truth)
+
+
+def test_a_region_that_needs_a_call_later_than_its_own_first_user():
+    """One kernel for both ends of `x`: the floor division needs it, and it needs the shift."""
+    x = torch.randint(0, 50, (4, 6))
+    model = Function(lambda s, x: (x * 3 // 2 % 7, (x & 5) | (x >> 1)))
+    new, _ = compiled(model, (x,))
+    assert all(torch.equal(a, b) for a, b in zip(new(x), model(x), strict=True))

@@ -227,11 +227,12 @@ class ForwardWriter:
         return name
 
     def _ref(self, node: fx.Node, needs: set[str]) -> str:
-        """The text of a node's value; makes its region's kernel run first where that has not happened."""
+        """The text of a node's value; its region's kernel, or its own call, is written first where that has not happened: a
+        region may need a call that comes later in the graph than the first user of the region."""
         region = self.owner.get(node)
         if region is not None and id(region) not in self.emitted:
             self._kernel(region)
-        if node in self.inside_views and node not in self.locals:
+        if region is None and node.op == "call_function" and node not in self.taken_in:
             self._external(node)
         if node in self.locals:
             needs.add(self.locals[node])
