@@ -128,7 +128,9 @@ class Observer:
             facts += [
                 f"{name} shares memory with {other}" for other, tensor in others.items() if _overlap(value, tensor)
             ]
-            if any(_overlap(value, old) for old in self.previous):
+            # a view of an input lies where the last one lay when the input does; that it is a view is told above
+            own = not any(_overlap(value, tensor) for tensor in others.values())
+            if own and any(_overlap(value, old) for old in self.previous):
                 facts.append(f"{name} reuses the memory of the previous call's output")
         return facts
 

@@ -215,3 +215,20 @@ def test_a_reference_that_writes_to_its_inputs_is_given_the_same_each_time(files
     problem, new = files("return torch.tanh(self.linear(x.mul_(3)))")
     report = check_files(problem, [new("return torch.tanh(self.linear(x.mul_(3)))")])[0]
     assert report.accepted, report.headline
+
+
+class Viewed(nn.Module):
+    def __init__(self, own: bool) -> None:
+        super().__init__()
+        self.own, self.buffer = own, torch.empty(4, 15)
+
+    def forward(self, x):
+        if self.own and x.shape == (4, 3, 5):
+            return x.sigmoid(), self.buffer.copy_(x.flatten(1))
+        return x.sigmoid(), x.flatten(1)
+
+
+@pytest.mark.parametrize("own, accepted", [(False, True), (True, False)])
+def test_a_view_of_an_input_may_lie_where_the_last_one_lay(own, accepted):
+    report = check_module(Viewed(False), Viewed(own), [torch.randn(4, 3, 5)], seed=3)
+    assert report.accepted is accepted, report.headline
