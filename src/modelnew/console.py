@@ -51,26 +51,31 @@ def session(*, as_json: bool) -> Iterator[Progress]:
     except typer.Exit:
         raise
     except Exception as error:
-        _say(_bug_report(error), style="red")
+        _tell_bug(error, as_json)
         raise typer.Exit(EXIT_BUG) from None
 
 
 def _fail(error: ModelnewError, as_json: bool) -> None:
     _say(f"error: {error}", style="red")
     if as_json:
-        parts = {"problem": error.problem, "doing": error.doing, "on": error.on, "hint": error.hint}
-        print_json({"error": {"kind": type(error).__name__, **parts}})
+        _print_error(error, error.problem, error.doing, error.on, error.hint)
 
 
-def _bug_report(error: Exception) -> str:
-    """Saves the traceback; returns what the user is told."""
+def _print_error(error: Exception, problem: str, doing: str, on: str, hint: str) -> None:
+    parts = {"problem": problem, "doing": doing, "on": on, "hint": hint}
+    print_json({"error": {"kind": type(error).__name__, **parts}})
+
+
+def _tell_bug(error: Exception, as_json: bool) -> None:
+    """Saves the traceback, and tells the user where."""
     with tempfile.NamedTemporaryFile("w", prefix="modelnew-bug-", suffix=".txt", delete=False) as file:
         file.write(f"modelnew {__version__}, Python {sys.version}\n{sys.argv}\n")
         traceback.print_exception(error, file=file)
-    return (
-        f"this is a bug in modelnew: {type(error).__name__}: {error}\n"
-        f"  Please report it with the file {file.name}, which holds the command and the traceback."
-    )
+    problem = f"this is a bug in modelnew: {type(error).__name__}: {error}"
+    hint = f"Please report it with the file {file.name}, which holds the command and the traceback."
+    _say(f"{problem}\n  {hint}", style="red")
+    if as_json:
+        _print_error(error, problem, "", "", hint)
 
 
 @contextlib.contextmanager

@@ -156,6 +156,18 @@ def test_a_bug_is_called_one_and_its_traceback_saved(reference, calls):
     saved.unlink()
 
 
+def test_a_bug_is_a_json_document_too(reference, calls):
+    calls.result = KeyError("gone")
+    result = run("explain", reference, "--json")
+    assert result.exit_code == 3
+    error = json.loads(result.stdout)["error"]
+    assert error["kind"] == "KeyError" and "a bug in modelnew: KeyError: 'gone'" in error["problem"]
+    assert sorted(error) == ["doing", "hint", "kind", "on", "problem"]
+    saved = Path(next(word.strip(",") for word in error["hint"].split() if "modelnew-bug-" in word))
+    assert "Traceback" in saved.read_text()
+    saved.unlink()
+
+
 def test_ctrl_c_is_exit_130(reference, calls):
     calls.result = KeyboardInterrupt()
     result = run("explain", reference)

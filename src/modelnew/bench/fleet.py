@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from time import perf_counter, sleep
+from time import monotonic, perf_counter, sleep
 from types import TracebackType
 from typing import IO, Any
 
@@ -23,6 +23,7 @@ from modelnew.errors import BenchError
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 _QUIET_WAIT = 0.05  # seconds; thread pools spin for some milliseconds after their work, in case more comes
 _TICKS = os.sysconf("SC_CLK_TCK")
+_END_WAIT = 30.0  # seconds for the system to take away a process that has been killed
 
 
 class VariantFailedError(Exception):
@@ -113,7 +114,10 @@ class Worker:
         self.ended = True
         self._channel.close()
         self._log.close()
-        how = f"was killed by {signal.Signals(status & 127).name}" if status & 127 else f"ended with code {status >> 8}"
+        how = "ended"
+        if status is not None:
+            killed = status & 127
+            how = f"was killed by {signal.Signals(killed).name}" if killed else f"ended with code {status >> 8}"
         return f"its process {how}" + (f": {lines[-1]}" if lines else "")
 
 
@@ -123,9 +127,12 @@ class Nursery:
     command: what follows `python -m`; the number of a socket is added.
     """
 
+    patience_s = 600.0  # for a worker: the first has to wait until PyTorch is imported, with other programs at work
+
     def __init__(self, *command: str) -> None:
         self._command = command
-        self._statuses: dict[int, int] = {}
+        self._statuses: dict[int, int | None] = {}
+        self._requests = 0
         self._asking = threading.Lock()  # workers load side by side
         self._workers: list[Worker] = []
 
@@ -152,13 +159,20 @@ class Nursery:
         self._process.wait()
 
     def worker(self) -> Worker:
-        """A fresh worker. Raises BenchError when the nursery is gone."""
+        """A fresh worker. Raises BenchError when the nursery is gone, or gives no answer."""
         ours, theirs = socket.socketpair()
         log = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the worker)
-        answer: Message | None = None
-        with theirs, self._asking, contextlib.suppress(BrokenPipeError):
-            socket.send_fds(self._end, [b"f"], [theirs.fileno(), log.fileno()])
-            answer = self._channel.receive(120.0)
+        try:
+            with theirs, self._asking:
+                answer = self._request(b"f", [theirs.fileno(), log.fileno()], self.patience_s)
+        except TimeoutError:
+            ours.close()  # a worker that comes late finds that nobody is there, and ends
+            log.close()
+            raise BenchError(
+                f"no process to run it in was there within {self.patience_s:g} s",
+                doing="timing",
+                hint="Try again when the machine is less busy.",
+            ) from None
         if answer is None:
             raise BenchError(
                 "the process that starts the workers has ended", doing="timing", hint="Memory may be short."
@@ -167,14 +181,29 @@ class Nursery:
         self._workers.append(worker)
         return worker
 
-    def wait(self, pid: int) -> int:
-        """How a worker that has ended did end, as `os.waitpid` says it."""
+    def wait(self, pid: int) -> int | None:
+        """How a worker that has ended did end, as `os.waitpid` says it; None where nobody can say."""
         with self._asking:
             if pid not in self._statuses:
-                self._end.sendall(b"w" + pid.to_bytes(8, "little"))
-                answer = self._channel.receive(30.0)
-                self._statuses[pid] = answer["status"] if answer else 0
+                answer = None
+                with contextlib.suppress(TimeoutError):
+                    answer = self._request(b"w" + pid.to_bytes(8, "little"), [], _END_WAIT)
+                self._statuses[pid] = answer["status"] if answer else None
             return self._statuses[pid]
+
+    def _request(self, note: bytes, fds: list[int], timeout_s: float) -> Message | None:
+        """The answer to this request, past those that came too late for earlier ones; None when the nursery is gone.
+        Raises TimeoutError."""
+        stop = monotonic() + timeout_s
+        self._requests += 1
+        try:
+            socket.send_fds(self._end, [note], fds)
+        except (BrokenPipeError, ConnectionResetError):
+            return None
+        answer = self._channel.receive(timeout_s)
+        while answer is not None and answer["request"] != self._requests:
+            answer = self._channel.receive(max(0.001, stop - monotonic()))
+        return answer
 
     def end_workers(self) -> None:
         for worker in self._workers:

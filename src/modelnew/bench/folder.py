@@ -195,8 +195,11 @@ class _Run:
             if self._worker is None or self._worker.ended:
                 self._worker = self._nursery.worker()
             return self._worker.ask(do, timeout_s=self._limit_s, **where, **options)
+        except BenchError as error:
+            why = error.problem  # no process to be had
         except VariantFailedError as error:
-            return {"accepted": do == "time", "reason": str(error), "passing": True}
+            why = str(error)
+        return {"accepted": do == "time", "reason": why, "passing": True}
 
 
 def _tasks(folder: Path, results: Path, overrides: Mapping[str, str]) -> list[Task]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import signal
 import socket
@@ -33,10 +34,11 @@ def main(make_desk: MakeDesk) -> None:
 
 
 def run(fd: int, make_desk: MakeDesk) -> None:
-    """Forks a worker for every socket that arrives, and says how workers ended when asked."""
+    """Forks a worker for every socket that arrives, and says how workers ended when asked. An answer has the number of its
+    request: whom it comes too late for has gone on to the next."""
     end = socket.socket(fileno=fd)
     channel = Channel(end)
-    while True:
+    for number in itertools.count(1):
         note, fds, _, _ = socket.recv_fds(end, 1, 2)
         if not note:
             return
@@ -47,10 +49,10 @@ def run(fd: int, make_desk: MakeDesk) -> None:
                 _become_worker(make_desk, *fds)
             for passed in fds:
                 os.close(passed)
-            channel.send({"pid": pid})
+            channel.send({"request": number, "pid": pid})
         else:
             pid, status = os.waitpid(int.from_bytes(end.recv(8, socket.MSG_WAITALL), "little"), 0)
-            channel.send({"pid": pid, "status": status})
+            channel.send({"request": number, "status": status})
 
 
 def end_with_parent() -> None:
