@@ -20,6 +20,8 @@ from modelnew.check.wide import tensors
 
 WRITTEN = "is written to"
 LARGE = 1 << 22  # elements of a parameter above which changes are found by checksum
+KEPT_CALLS = 4  # whose outputs are held, as a caller may
+KEPT_BYTES = 1 << 24  # of them; beyond it the last call's alone
 
 
 @dataclass
@@ -50,9 +52,8 @@ class Observer:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.previous: list[torch.Tensor] = []
-        self._returned: list[
-            tuple[torch.Tensor, torch.Tensor]
-        ] = []  # outputs in memory of their own, and what they were
+        # of the last calls, the latest first: outputs in memory of their own, and what they were
+        self._returned: list[list[tuple[torch.Tensor, torch.Tensor]]] = []
 
     def call(
         self,
@@ -73,8 +74,6 @@ class Observer:
         right by luck. how: (module, inputs) → (result, facts), where it is not to be called plainly.
         """
         answer = Answer()
-        if any(not same(snapshot(now), then) for now, then in self._returned):
-            answer.facts.append("an output changed after it was returned")
         self.module.train(training)
         before = {name: snapshot(value) for name, value in self._state().items()}
         versions = _versions(inputs) if how is None else {}  # another way to call may write to them itself
@@ -99,9 +98,11 @@ class Observer:
         others = {f"input {i}": tensor for i, value in enumerate(inputs) for tensor in tensors(value)}
         others |= {f"parameter {name}": value for name, value in self._state().items()}
         answer.facts += self._memory_facts(named, others)
+        if any(not same(snapshot(now), then) for call in self._returned for now, then in call):
+            answer.facts.append("an output changed after it was returned")
         self.previous = list(named.values())
         own = [value for value in self.previous if not any(_overlap(value, other) for other in others.values())]
-        self._returned = [(value, snapshot(value)) for value in own]
+        self._keep([(value, snapshot(value)) for value in own])
         for name, value in named.items():
             answer.strides[name] = tuple(value.stride())
             answer.devices[name] = str(value.device.type)
@@ -114,6 +115,15 @@ class Observer:
             name: n - launched.get(name, 0) for name, n in launches(self.module).items() if n > launched.get(name, 0)
         }
         return answer
+
+    def _keep(self, returned: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Holds outputs and those of the calls before, as long as these are small."""
+        calls, self._returned, size = [returned, *self._returned[: KEPT_CALLS - 1]], [], 0
+        for call in calls:
+            size += sum(value.untyped_storage().nbytes() for value, _ in call if value.layout == torch.strided)
+            if self._returned and size > KEPT_BYTES:
+                break
+            self._returned.append(call)
 
     def _state(self) -> dict[str, torch.Tensor]:
         return {name: value for name, value in self.module.state_dict().items() if isinstance(value, torch.Tensor)}

@@ -85,6 +85,12 @@ CHEATS = {
         "reuses the memory of the previous call's output",
         "self.b = None",
     ),
+    "three buffers in turn": Cheat(
+        "y = F.relu(self.linear(x))\nif self.b is None or self.b.shape[1:] != y.shape: self.b = y.new_empty(3, *y.shape)\n"
+        "self.n += 1\nreturn self.b[self.n % 3].copy_(y)",
+        "an output changed after it was returned",
+        "self.b, self.n = None, 0",
+    ),
     "writes into its input": Cheat(ALIAS + "x.add_(0.001)\nreturn y", "input 0 is changed"),
     "writes into its weights": Cheat(
         "y = F.relu(self.linear(x))\nself.linear.weight.data.mul_(1.0001)\nreturn y", "changes linear.weight"
