@@ -85,7 +85,7 @@ def folder_cells(task: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def folder_summary(summary: Mapping[str, Any], tasks: int) -> str:
-    """How many tasks became faster, by how much, and which did not; one line each."""
+    """How many tasks became faster, by how much, which became slower, and of how many that is not certain; one line each."""
     shares = ", ".join(f"{100 * share:.0f} % more than {p} ×" for p, share in summary["fast_p"].items())
     mean, slower = summary["geometric_mean"], ", ".join(summary["slower"])
     return "\n".join(
@@ -93,6 +93,7 @@ def folder_summary(summary: Mapping[str, Any], tasks: int) -> str:
             f"of {tasks} tasks, accepted and faster than eager: {shares}",
             f"geometric mean of the accepted tasks' speeds: {mean:.2f} ×" if mean is not None else "no task was timed",
             f"slower than eager: {slower or 'none'}",
+            f"ambiguous, neither faster nor slower for certain: {len(summary['ambiguous'])}",
         ]
     )
 

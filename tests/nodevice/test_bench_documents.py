@@ -18,10 +18,10 @@ from modelnew.bench.machine import Rates
 from modelnew.bench.page import page
 from modelnew.bench.plot import draw, picture
 from modelnew.bench.report import Report, Row
-from modelnew.bench.stats import Ratio
+from modelnew.bench.stats import Ratio, verdict
 from modelnew.bench.sweep import parse_sweep, sweep
 from modelnew.errors import BenchError, MemoryShortError, OutputError, UsageError
-from modelnew.tables import compare_cells
+from modelnew.tables import compare_cells, folder_summary
 
 MACHINE = {"name": "A machine, 2 cores", "torch": "2.13.0", "python": "3.11"}
 
@@ -115,6 +115,29 @@ def test_folders_are_compared_task_by_task() -> None:
     assert [(c.measurement, c.regressed) for c in found.changes] == [("a.py", True), ("b.py", False)]
     with pytest.raises(BenchError, match="no measurement in common"):
         compare(folder_document(), report(1.0).as_dict())
+
+
+@pytest.mark.parametrize(
+    ("ratio", "floor", "listed"),
+    [
+        (Ratio(0.55, 0.5, 0.6), 0.01, "slower"),
+        (Ratio(0.55, 0.5, 0.6), 0.8, "slower"),  # the original against itself was worse: ambiguous, but not hidden
+        (Ratio(0.55, 0.2, 1.5), 0.01, "ambiguous"),
+        (Ratio(0.55, 0.1, float("inf")), 0.01, "ambiguous"),
+        (Ratio(0.98, 0.97, 0.99), 0.04, None),  # the same
+        (Ratio(1.8, 1.7, 1.9), 0.01, None),
+    ],
+)
+def test_a_folder_names_what_is_slower_and_what_is_ambiguous(ratio: Ratio, floor: float, listed: str | None) -> None:
+    rows = (Row("eager", seconds=1.0), Row("new.py", seconds=1.0, ratio=ratio, verdict=verdict(ratio, floor)))
+    measured = Report("model.py", "cpu", None, 1, 2, MACHINE, PROTOCOL, None, floor, rows).as_dict()
+    tasks = ({"task": "a.py", "accepted": True, "reason": None, "report": measured},)
+    summary = FolderReport("models", tasks).summary()
+    found = {name: summary[name] for name in ("slower", "ambiguous")}
+    assert found == {name: ["a.py"] * (name == listed) for name in found}
+    text = folder_summary(summary, 1)
+    assert f"for certain: {int(listed == 'ambiguous')}" in text
+    assert f"slower than eager: {'a.py' if listed == 'slower' else 'none'}" in text
 
 
 def test_summary_of_a_folder_counts_all_tasks() -> None:

@@ -70,13 +70,16 @@ class FolderReport:
 
     def summary(self) -> Document:
         """fast_p {"1": share, "1.5": …, "2": …}: of all tasks, those accepted and more than p times as fast as eager;
-        geometric_mean of the accepted tasks' speed-ups (None without any); slower: names of those slower than eager."""
+        geometric_mean of the accepted tasks' speed-ups (None without any); slower: names of those slower than eager;
+        ambiguous: names of those of which nothing is certain, though their speed-ups count above."""
         ratios = {task["task"]: _ratio(task) for task in self.tasks if task["accepted"]}
         known = {name: ratio for name, ratio in ratios.items() if ratio is not None}
         share = {f"{p:g}": sum(r > p for r in known.values()) / max(1, len(self.tasks)) for p in SPEEDS}
         mean = math.exp(sum(map(math.log, known.values())) / len(known)) if known else None
-        slower = [task["task"] for task in self.tasks if (new := _candidate(task)) and new["verdict"] == "slower"]
-        return {"fast_p": share, "geometric_mean": mean, "slower": slower}
+        timed = {task["task"]: new for task in self.tasks if (new := _candidate(task))}
+        slower = [name for name, new in timed.items() if _is_slower(new)]
+        ambiguous = [n for n, new in timed.items() if new["verdict"] == "ambiguous" and n not in slower]
+        return {"fast_p": share, "geometric_mean": mean, "slower": slower, "ambiguous": ambiguous}
 
     def as_dict(self) -> Document:
         """Schema "modelnew.bench-folder/1"."""
@@ -251,6 +254,13 @@ def _keep(path: Path, key: str, result: Document) -> None:
 def _candidate(task: Document) -> dict[str, Any] | None:
     variants: list[dict[str, Any]] = task["report"]["variants"] if task["report"] else []
     return variants[-1] if variants and variants[-1]["status"] == "timed" else None
+
+
+def _is_slower(new: Document) -> bool:
+    """Whether its whole interval lies below 1: a regression is shown even where a verdict is not given, because that
+    day's noise was more. "same" is a verdict."""
+    below = new["high"] is not None and new["high"] < 1
+    return new["verdict"] == "slower" or (new["verdict"] == "ambiguous" and below)
 
 
 def _ratio(task: Document) -> float | None:

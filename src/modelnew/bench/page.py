@@ -133,6 +133,8 @@ def _folder(document: Document) -> list[str]:
     lines = [*shares, f"geometric mean of accepted tasks: {mean:.2f}×" if mean else ""]
     if summary["slower"]:
         lines.append("slower than eager: " + ", ".join(summary["slower"]))
+    if summary["ambiguous"]:
+        lines.append("ambiguous, neither faster nor slower for certain: " + ", ".join(summary["ambiguous"]))
     failed = [(task["task"], task["reason"] or "") for task in document["tasks"] if not task["report"]]
     body = ["<p>" + "<br>".join(escape(text) for text in lines if text) + "</p>"]
     return body + ([_table(("not accepted, or not timed", "why"), failed)] if failed else [])
