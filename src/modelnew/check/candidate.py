@@ -50,10 +50,10 @@ class Candidate:
         self.kernels = dict.fromkeys(answer.kernels, 0)
         return answer
 
-    def load_state(self, state: Mapping[str, torch.Tensor]) -> Answer:
+    def load_state(self, state: Mapping[str, torch.Tensor], *, in_place: bool = False) -> Answer:
         folder = self.child.folder()
         described = Writer(folder).describe({name: value.cpu() for name, value in state.items()})
-        request = {"do": "state", "folder": str(folder), "state": described}
+        request = {"do": "state", "folder": str(folder), "state": described, "in_place": in_place}
         answer = _answer(self.child.ask(request, self.build_seconds, "loading parameters"))
         shutil.rmtree(folder, ignore_errors=True)
         return answer

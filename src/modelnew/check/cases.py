@@ -10,14 +10,18 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
+import torch
+
 from modelnew.check.generators import GENERATORS, Generator
 from modelnew.check.layouts import LAYOUTS, expanded, laid_out, with_specials
+from modelnew.check.observe import copy_tree, flat, same
 from modelnew.check.resized import Group, Resizer
 from modelnew.check.truth import Reference
 
 SIZES = (1, 7, 31, 33)  # of a dim: one, prime, either side of a power of two
 MORE_SIZES = (0, 2, 64, 257)  # of the first dim that is open
 DRAWN_SIZES = (6, 10)  # further ones, up to 2 to this power, that nobody knows beforehand
+MOST_INPUTS = 6  # that are changed one by one; the seed draws which
 SPECIAL = "nan, infinities, -0 and subnormal numbers"
 
 
@@ -178,3 +182,32 @@ class Cases:
 
     def _case(self, name: str, catches: str, inputs: list[Any], training: bool | None = None, **what: Any) -> Case:
         return Case(name, catches, inputs, "redrawn", self.training if training is None else training, **what)
+
+
+def one_by_one(case: Case, others: list[Any], draw: random.Random) -> list[Case]:
+    """The case's inputs, of which one tensor after the other becomes what it is in `others`. Empty where only one
+    differs, or where several lie in the same memory."""
+    before, after = flat(case.inputs), flat(others)
+    if len(before) != len(after) or any(
+        len({tensor.untyped_storage().data_ptr() for tensor in group}) < len(group) for group in (before, after)
+    ):
+        return []
+    pairs = [(x, y) for x, y in zip(before, after, strict=True) if _same_form(x, y) and not same(x, y)]
+    if len(pairs) < 2:
+        return []
+    found: list[Case] = []
+    changed: dict[int, torch.Tensor] = {}
+    for x, y in draw.sample(pairs, min(len(pairs), MOST_INPUTS)):
+        changed[id(x)] = y
+        inputs = copy_tree(case.inputs, lambda tensor: changed.get(id(tensor), tensor))
+        number = 1 + len(found)
+        catches = "the last answer kept while an input that nobody looked at changes"
+        step = replace(case, name=f"one input changed, {number}", catches=catches, inputs=inputs, few_runs=True)
+        found.append(step)
+    return found
+
+
+def _same_form(x: torch.Tensor, y: torch.Tensor) -> bool:
+    """Whether the bytes of one can come to the address of the other."""
+    forms = [(t.shape, t.stride(), t.dtype, t.storage_offset(), t.untyped_storage().nbytes()) for t in (x, y)]
+    return forms[0] == forms[1]

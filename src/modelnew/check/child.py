@@ -20,7 +20,7 @@ from torch import nn
 
 from modelnew.check import tamper
 from modelnew.check.gradients import WithGradients
-from modelnew.check.observe import Observer, checksum, copy_tree, flat, launches, moved, seed_all, told
+from modelnew.check.observe import Observer, checksum, copy_tree, flat, launches, moved, seed_all, told, wrote
 from modelnew.check.streams import call_late
 from modelnew.check.wire import Reader, Writer
 
@@ -75,11 +75,12 @@ class Server:
         }
 
     def state(self, request: dict[str, Any]) -> dict[str, Any]:
-        """`load_state_dict` of what the parent sent."""
+        """`load_state_dict` of what the parent sent, or `in_place` as an optimizer changes parameters."""
         assert self.module is not None
         state = Reader(Path(request["folder"])).value(request["state"])
         try:
-            self.module.load_state_dict(state, strict=True)
+            if not (request["in_place"] and wrote(self.module, state)):
+                self.module.load_state_dict(state, strict=True)
         except BaseException as error:
             return _raised("load_state_dict", error)
         return {}

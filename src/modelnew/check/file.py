@@ -145,7 +145,8 @@ class _Task:
         """Judges the candidates, a few at a time."""
         if len(paths) == 1:
             return [self._conclude(self._judge(paths[0]))]
-        for case in [*self.judge.cases, *(case for path in paths for case in self.judge.boundaries(_source(path)))]:
+        drawn = (case for path in paths for case in self.judge.boundaries(_source(path)))
+        for case in [*self.judge.cases, *self.judge.steps, *drawn]:
             self.judge.evaluation(case)  # the truths first: they change the default dtype, which threads share
         with ThreadPoolExecutor(min(SIDE_BY_SIDE, os.cpu_count() or 1)) as pool:
             found = list(pool.map(self._judge, paths))

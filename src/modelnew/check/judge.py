@@ -12,7 +12,7 @@ import torch
 
 from modelnew.check import mutants
 from modelnew.check.answers import result
-from modelnew.check.cases import Case, Cases, Source
+from modelnew.check.cases import Case, Cases, Source, one_by_one
 from modelnew.check.diagnose import explain
 from modelnew.check.generators import GENERATORS, redraw
 from modelnew.check.literals import ranked
@@ -33,7 +33,7 @@ MOVES = 1e-4  # relative change of the output below which the inputs do not matt
 class Candidate(Protocol):
     """What is judged: a file in a process of its own, or a live module."""
 
-    def load_state(self, state: Mapping[str, torch.Tensor]) -> Answer: ...
+    def load_state(self, state: Mapping[str, torch.Tensor], *, in_place: bool = False) -> Answer: ...
 
     def call(
         self,
@@ -79,6 +79,8 @@ class Judge:
         decided = [self._maker.resizer.decisions(), *ranked(source.text)[:1]]
         self.cases += self._maker.at_boundaries(decided, MOST_OF_REFERENCE, draw)
         reference.settle(self.cases[0].inputs)
+        normal = self._named("normal")
+        self.steps = one_by_one(normal, self.cases[0].inputs, random.Random(seed)) if normal else []
         self._evaluations: dict[str, Evaluation] = {}
         self._reference_in_use = threading.RLock()  # candidates may be judged side by side
 
@@ -158,7 +160,14 @@ class Judge:
             candidate.load_state(self.states[shipped.state])
             answer = self._call(candidate, late, late=True)
             yield result(late, self.evaluation(shipped), answer, self.states[shipped.state])
-        normal = next((case for case in self.cases if case.name == "normal"), None)
+        if (other := self._named("other parameters")) is not None:
+            candidate.load_state(self.states[shipped.state])
+            self._call(candidate, shipped)
+            candidate.load_state(self.states[other.state], in_place=True)
+            written = other.named("parameters changed in place", "the last answer kept, weights packed once")
+            answer = self._call(candidate, written, reuse=True)
+            yield result(written, self.evaluation(other), answer, self.states[other.state])
+        normal = self._named("normal")
         yield from self._surroundings(candidate, normal or shipped)
         if normal is None:
             return
@@ -167,8 +176,15 @@ class Judge:
         if answer.state:
             candidate.load_state(self.states[normal.state])
         moved = normal.named("new values, same address", "answers remembered by address or version")
-        answer = self._call(candidate, moved, reuse=True)
-        yield result(moved, self.evaluation(normal), answer, self.states[normal.state])
+        for case in (moved, *self.steps):
+            evaluation = self.evaluation(normal if case is moved else case)
+            answer = self._call(candidate, case, reuse=True)
+            yield result(case, evaluation, answer, self.states[case.state])
+            if answer.state:
+                candidate.load_state(self.states[case.state])
+
+    def _named(self, name: str) -> Case | None:
+        return next((case for case in self.cases if case.name == name), None)
 
     def _surroundings(self, candidate: Candidate, case: Case) -> Iterator[CaseResult]:
         """The same call where autograd records it, and where it could but need not; not where the reference does otherwise."""

@@ -18,7 +18,7 @@ from modelnew.check.conclude import conclude
 from modelnew.check.gradients import WithGradients
 from modelnew.check.inputs import GivenInputs
 from modelnew.check.judge import Judge
-from modelnew.check.observe import Answer, Observer, copy_tree, flat, launches, moved, same, twin
+from modelnew.check.observe import Answer, Observer, copy_tree, flat, launches, moved, same, twin, wrote
 from modelnew.check.precision import product_unit
 from modelnew.check.report import Report
 from modelnew.check.streams import call_late
@@ -39,9 +39,10 @@ class LiveCandidate:
         self._training = module.training
         self._state = {name: value.detach().clone() for name, value in module.state_dict().items()}
 
-    def load_state(self, state: Mapping[str, torch.Tensor]) -> Answer:
+    def load_state(self, state: Mapping[str, torch.Tensor], *, in_place: bool = False) -> Answer:
         try:
-            self.module.load_state_dict(dict(state))
+            if not (in_place and wrote(self.module, state)):
+                self.module.load_state_dict(dict(state))
         except Exception as error:
             return Answer(error=f"{type(error).__name__}: {error}")
         return Answer()

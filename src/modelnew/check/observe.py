@@ -149,6 +149,19 @@ class Observer:
         self.previous, self._returned = [], []
 
 
+def wrote(module: nn.Module, state: Mapping[str, torch.Tensor]) -> bool:
+    """Writes `state` into the module's parameters and buffers as an optimizer does; False where its state_dict holds
+    copies, or other names."""
+    own = module.state_dict()
+    if own.keys() != state.keys():
+        return False
+    with torch.no_grad():
+        for name, value in state.items():
+            own[name].copy_(value)
+    now = module.state_dict()
+    return all(same(now[name], value) for name, value in state.items())
+
+
 def told(error: BaseException) -> tuple[str, str]:
     """An error in one line or more, and with its place; whatever its own methods do."""
     try:

@@ -65,6 +65,17 @@ CHEATS = {
         "rms error",
         "self.c = {}",
     ),
+    "last answer by content": Cheat(  # never right again for the same inputs, unlike a cache of many answers
+        "k = x.contiguous().numpy().tobytes()\nif self.k != k: self.k, self.y = k, F.relu(self.linear(x))\n"
+        "return self.y.clone()",
+        "parameters changed in place: rms error",
+        "self.k = None",
+    ),
+    "weights packed until they are loaded": Cheat(
+        "if self.w is None: self.w = self.linear.weight.detach().clone()\nreturn F.relu(F.linear(x, self.w, self.linear.bias))",
+        "parameters changed in place: rms error",
+        "self.w = None\nself.register_load_state_dict_post_hook(lambda module, keys: setattr(module, 'w', None))",
+    ),
     "cache by shape": Cheat(
         "if x.shape not in self.c: self.c[x.shape] = F.relu(self.linear(x))\nreturn self.c[x.shape].clone()",
         "rms error",

@@ -315,6 +315,11 @@ ZOO = {
             """,
         },
         wrong={
+            "last answer while x and z stay": """
+                k = [t.contiguous().numpy().tobytes() for t in (x, z)]
+                if getattr(self, "k", None) != k: self.k, self.r = k, torch.softmax(x @ y.transpose(1, 2) / 4, -1) @ z
+                return self.r.clone()
+            """,
             "no scale": "return torch.softmax(x @ y.transpose(1, 2), -1) @ z",
             "causal": "return F.scaled_dot_product_attention(x, y, z, scale=0.25, is_causal=True)",
             "keys as values": "return torch.softmax(x @ y.transpose(1, 2) / 4, -1) @ y",
@@ -408,6 +413,16 @@ ZOO = {
             "transposed": "return torch.bmm(x, y).transpose(1, 2).contiguous() * 0.125 + x[:, :, :12]",
             "residual shifted": "return torch.bmm(x, y) * 0.125 + x[:, :, 1:13]",
             "last batch skipped": "r = torch.bmm(x, y) * 0.125 + x[:, :, :12]; r[-1] = 0; return r",
+            "last answer while x stays": """
+                k = [t.contiguous().numpy().tobytes() for t in (x,)]
+                if getattr(self, "k", None) != k: self.k, self.r = k, torch.bmm(x, y) * 0.125 + x[:, :, :12]
+                return self.r.clone()
+            """,
+            "last answer while y stays": """
+                k = [t.contiguous().numpy().tobytes() for t in (y,)]
+                if getattr(self, "k", None) != k: self.k, self.r = k, torch.bmm(x, y) * 0.125 + x[:, :, :12]
+                return self.r.clone()
+            """,
         },
     ),
     "max pool": Zoo(
