@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import sys
 import tempfile
 import time
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 EXIT_BUG = 3
 EXIT_INTERRUPTED = 130
+
+# To a terminal a control character is a command, and a model's exceptions end up in our texts. Half a surrogate pair cannot
+# be printed at all.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 Progress = Callable[[str], None]
 
@@ -104,7 +109,7 @@ def _progress() -> Iterator[Progress]:
     columns = (SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with Display(*columns, console=Console(stderr=True), transient=True) as display:
         task = display.add_task("starting")
-        yield lambda step: display.update(task, description=step)
+        yield lambda step: display.update(task, description=_harmless(step))
 
 
 def _plain_progress() -> Progress:
@@ -116,7 +121,7 @@ def _plain_progress() -> Progress:
         now = time.monotonic()
         if now - last >= 1:
             last = now
-            print(step, file=sys.stderr, flush=True)  # noqa: T201
+            print(_harmless(step), file=sys.stderr, flush=True)  # noqa: T201
 
     return show
 
@@ -124,7 +129,12 @@ def _plain_progress() -> Progress:
 def _say(text: str, style: str = "") -> None:
     from rich.console import Console
 
-    Console(stderr=True, soft_wrap=True).print(text, style=style or None, markup=False, highlight=False)
+    Console(stderr=True, soft_wrap=True).print(_harmless(text), style=style or None, markup=False, highlight=False)
+
+
+def _harmless(text: str) -> str:
+    """The text with no control characters but line ends and tabs."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def print_json(document: object) -> None:
@@ -133,9 +143,9 @@ def print_json(document: object) -> None:
 
 
 def print_text(text: str) -> None:
-    """Text on stdout as it is: it may be source code, and somebody may pipe it."""
+    """Text on stdout, its lines as they are: it may be source code, and somebody may pipe it."""
     with _quiet_pipe():
-        print(text, flush=True)  # noqa: T201
+        print(_harmless(text), flush=True)  # noqa: T201
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
@@ -145,11 +155,11 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
     from rich.table import Table
     from rich.text import Text
 
-    table: Table = Table(title=title or None, box=box.SIMPLE, title_justify="left", pad_edge=False)
+    table: Table = Table(title=_harmless(title) or None, box=box.SIMPLE, title_justify="left", pad_edge=False)
     for column in columns:
         table.add_column(column)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(_harmless(cell)) for cell in row))
     with _quiet_pipe():
         Console(width=None if sys.stdout.isatty() else 160).print(table)
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from modelnew import api, errors
+from modelnew import api, console, errors
 from modelnew.check.report import Report as CheckReport
 from modelnew.cli import app
 
@@ -154,6 +154,20 @@ def test_a_bug_is_called_one_and_its_traceback_saved(reference, calls):
     saved = Path(next(word.strip(",") for word in result.stderr.split() if "modelnew-bug-" in word))
     assert "Traceback" in saved.read_text()
     saved.unlink()
+
+
+def test_control_characters_of_a_model_do_not_reach_the_terminal(reference, capsys):
+    text = REFERENCE.replace("return torch.sigmoid(x)", 'raise RuntimeError("fw\\x1b[31mred\\x9b\\r\\ud800")')
+    reference.write_text(text)
+    result = modelnew("explain", "ref.py", "--device", "cpu", cwd=reference.parent)
+    assert result.returncode == 2
+    assert "fw\N{REPLACEMENT CHARACTER}[31mred\N{REPLACEMENT CHARACTER}" in result.stderr
+    console.print_text("line\x1b]0;title\x07\n\tend")
+    console.print_table(("task", "why"), [("a.py", "\x1b[31mred")], title="\x1b[2Jtitle")
+    printed = capsys.readouterr().out
+    assert "\n\tend\n" in printed and "[31mred" in printed and "title" in printed
+    for shown in (result.stdout, result.stderr, printed):
+        assert all(c.isprintable() or c in "\n\t" for c in shown)
 
 
 def test_a_bug_is_a_json_document_too(reference, calls):
