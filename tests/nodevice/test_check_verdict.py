@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modelnew.check.noise import Noise, Pool
-from modelnew.check.report import headline
+from modelnew.check.report import CaseResult, headline
 from modelnew.check.verdict import Truth, compare
 from modelnew.check.wide import Wide
 
@@ -135,3 +135,15 @@ def test_other_dtypes_have_their_own_noise(dtype):
 def test_an_acceptance_of_kernels_that_never_ran_says_so():
     assert "none of its kernels ran" in headline((), True, "", "fp32", idle=True)
     assert "none of its kernels" not in headline((), True, "", "fp32")
+
+
+def test_a_headline_has_no_ratio_to_an_error_that_eager_hardly_makes():
+    def case(r, error, eager_error):
+        return CaseResult("", "", "accepted", r=r, error=error, eager_error=eager_error)
+
+    lucky, plain = case(0.5, 5e-8, 2.4e-11), case(0.9, 9e-8, 8e-8)
+    assert headline((lucky, plain), True, "", "fp32") == "accepted: error 1.1 × eager's at worst, 2 cases"
+    assert headline((lucky,), True, "", "fp32") == "accepted: error within the noise, 1 cases"
+    assert "2.1e+03 ×" in headline((case(2.0, 5e-8, 2.4e-11),), True, "", "fp32")
+    assert headline((case(0.0, 0.0, 1e-8),), True, "", "fp32").startswith("accepted: error 0 ×")
+    assert headline((case(0.0, 0.0, 0.0),), True, "", "fp32").startswith("accepted: exact")

@@ -158,13 +158,20 @@ def headline(
         why = f": {bad.likely}" if bad.likely else ""
         return f"rejected: {kind}wrong for {bad.name} ({place(bad.worst)}){why}"
     judged = [case for case in cases if case.outcome == "accepted"]
-    ratios = [case.error / case.eager_error for case in judged if case.eager_error > 0]
+    ratios = [case.error / case.eager_error for case in judged if case.eager_error > 0 and not _lucky(case)]
     counts = {word: sum(case.outcome == word for case in cases) for word in ("refused", "undecided")}
     extra = "".join(f", {count} {word}" for word, count in counts.items() if count)
     error = f"error {max(ratios):.2g} × eager's at worst" if ratios else "exact"
+    error = "error within the noise" if not ratios and any(case.error for case in judged) else error
     kind = f" ({accuracy} precision)" if accuracy.endswith("-like") else ""
     unused = ", but none of its kernels ran" if idle else ""
     return f"accepted: {error}{kind}, {len(judged)} cases{extra}{unused}"
+
+
+def _lucky(case: CaseResult) -> bool:
+    """Whether eager happens to be right to far less than the noise, which the candidate keeps to: a ratio to eager's error
+    would say nothing of the candidate."""
+    return case.r < 1 and 10 * case.r * case.eager_error < case.error
 
 
 def case_of(name: str, catches: str, comparisons: list[Comparison]) -> CaseResult:

@@ -232,3 +232,21 @@ class Viewed(nn.Module):
 def test_a_view_of_an_input_may_lie_where_the_last_one_lay(own, accepted):
     report = check_module(Viewed(False), Viewed(own), [torch.randn(4, 3, 5)], seed=3)
     assert report.accepted is accepted, report.headline
+
+
+class Counting(nn.Module):
+    def __init__(self, step: float) -> None:
+        super().__init__()
+        self.linear, self.step = nn.Linear(12, 8), step
+        self.register_buffer("n", torch.zeros(()))
+
+    def forward(self, x):
+        self.n.add_(self.step)
+        return torch.sigmoid(self.linear(x)) * self.n.round()
+
+
+@pytest.mark.parametrize("step, accepted", [(1.0, True), (1.0001, False)])
+def test_a_state_that_no_input_moves_is_compared_all_the_same(step, accepted):
+    report = check_module(Counting(1.0), Counting(step), [torch.randn(9, 12)], seed=2)
+    assert report.accepted is accepted, report.headline
+    assert accepted or {case.output for case in report.cases if case.outcome == "rejected"} == {"state n"}
