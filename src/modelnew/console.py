@@ -13,12 +13,12 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
 from modelnew import __version__
-from modelnew.errors import EXIT_BAD_INPUT, ModelnewError
+from modelnew.errors import EXIT_BAD_INPUT, ModelnewError, ReferenceFileError
 from modelnew.prints import Once
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 EXIT_BUG = 3
 EXIT_INTERRUPTED = 130
+_LEFT = "os._exit"
 
 # To a terminal a control character is a command, and a model's exceptions end up in our texts. Half a surrogate pair cannot
 # be printed at all.
@@ -45,7 +46,8 @@ def session(*, as_json: bool) -> Iterator[Progress]:
         "PYTHONWARNINGS", "ignore:Failed to initialize NumPy"
     )  # in the processes that check and time, too
     try:
-        with _progress() as show, _stdout_to_stderr():  # in this order: what a model prints goes above the display
+        # in this order: what a model prints goes above the display
+        with _progress() as show, _stdout_to_stderr(), _to_the_end():
             yield show
     except ModelnewError as error:
         _fail(error, as_json)
@@ -58,6 +60,28 @@ def session(*, as_json: bool) -> Iterator[Progress]:
     except Exception as error:
         _tell_bug(error, as_json)
         raise typer.Exit(EXIT_BUG) from None
+
+
+@contextlib.contextmanager
+def _to_the_end() -> Iterator[None]:
+    """A file that ends the process would end the command, with no result and perhaps a good exit code: an error instead."""
+    leave, ours = os._exit, os.getpid()
+
+    def refuse(status: int) -> NoReturn:
+        if os.getpid() != ours:  # in a process that the file has forked
+            leave(status)
+        raise SystemExit(_LEFT)  # as sys.exit does: whoever runs code of the file knows that one
+
+    os._exit = refuse
+    try:
+        yield
+    except SystemExit as error:
+        how = _LEFT if error.code == _LEFT else "sys.exit"
+        raise ReferenceFileError(
+            f"the file ends the program ({how})", hint="Remove that call: a model is loaded and run by this process."
+        ) from None
+    finally:
+        os._exit = leave
 
 
 def _fail(error: ModelnewError, as_json: bool) -> None:

@@ -44,6 +44,8 @@ class Explanation:
                 if node.op == "call_function":
                     out.write(f"  {node.name:<24} {node.target!s:<36} {_described(node)}\n")
         out.write("\nkernels\n")
+        if not any(node.op == "call_function" for node in self.program.captured.graph.nodes):
+            out.write("  none: there is nothing to compute\n")
         for entry in self._kernels():
             out.write(f"  {entry['name']}: {entry['family']}, {entry['bytes']:,} bytes moved\n")
             out.writelines(f"      {line}\n" for line in entry["sources"])

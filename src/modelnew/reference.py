@@ -123,7 +123,8 @@ def _memory_short(path: Path, error: BaseException, doing: str) -> MemoryShortEr
 
 def _raised(path: Path, name: str, error: BaseException, doing: str, hint: str) -> ReferenceFileError:
     if isinstance(error, SystemExit):
-        problem = f"{name} ends the program (sys.exit)"
+        how = "os._exit" if error.code == "os._exit" else "sys.exit"  # the commands turn the one into the other
+        problem = f"{name} ends the program ({how})"
         hint = 'Put what the file does when it is run under `if __name__ == "__main__":`.'
     else:
         problem = f"{name} raises {type(error).__name__}: {_first_line(error)}"

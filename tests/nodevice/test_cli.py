@@ -170,6 +170,34 @@ def test_control_characters_of_a_model_do_not_reach_the_terminal(reference, caps
         assert all(c.isprintable() or c in "\n\t" for c in shown)
 
 
+@pytest.mark.parametrize("call", ["os._exit(0)", "sys.exit(0)"])
+@pytest.mark.parametrize("place", ["print(", "        return torch", "    return [torch"])
+def test_a_file_that_ends_the_process_is_an_error(reference, call, place):
+    """At its top, in forward, in get_inputs()."""
+    indent = place[: len(place) - len(place.lstrip())]
+    reference.write_text(REFERENCE.replace(place, f"{indent}import os, sys; {call}\n{place}"))
+    result = modelnew("explain", "ref.py", "--device", "cpu", "--json", cwd=reference.parent)
+    assert result.returncode == 2, result.stderr
+    assert f"ends the program ({call[:-3]})" in json.loads(result.stdout)["error"]["problem"]
+
+
+def test_a_process_that_the_file_forks_may_end(reference):
+    reference.write_text("import os\nif not os.fork():\n    os._exit(7)\nstatus = os.wait()[1]\n" + REFERENCE)
+    reference.write_text(reference.read_text().replace("rows = 4", "rows = status >> 8"))
+    result = modelnew("explain", "ref.py", "--device", "cpu", cwd=reference.parent)
+    assert result.returncode == 0, result.stderr
+    assert "bytes read 224," in result.stdout  # 7 rows of 8
+
+
+@pytest.mark.parametrize("returned", ["None", "3.0", "[]", "x"])
+def test_explain_says_when_there_is_nothing_to_compute(reference, returned):
+    reference.write_text(REFERENCE.replace("torch.sigmoid(x)", returned))
+    result = run("explain", reference, "--device", "cpu")
+    assert result.exit_code == 0 and "none: there is nothing to compute" in result.stdout
+    reference.write_text(REFERENCE)
+    assert "nothing to compute" not in run("explain", reference, "--device", "cpu").stdout
+
+
 def test_a_bug_is_a_json_document_too(reference, calls):
     calls.result = KeyError("gone")
     result = run("explain", reference, "--json")
