@@ -97,7 +97,9 @@ def _print_error(error: Exception, problem: str, doing: str, on: str, hint: str)
 
 def _tell_bug(error: Exception, as_json: bool) -> None:
     """Saves the traceback, and tells the user where."""
-    with tempfile.NamedTemporaryFile("w", prefix="modelnew-bug-", suffix=".txt", delete=False) as file:
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="modelnew-bug-", suffix=".txt", delete=False, errors="backslashreplace"
+    ) as file:
         file.write(f"modelnew {__version__}, Python {sys.version}\n{sys.argv}\n")
         traceback.print_exception(error, file=file)
     problem = f"this is a bug in modelnew: {type(error).__name__}: {error}"

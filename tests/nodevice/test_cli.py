@@ -199,11 +199,11 @@ def test_explain_says_when_there_is_nothing_to_compute(reference, returned):
 
 
 def test_a_bug_is_a_json_document_too(reference, calls):
-    calls.result = KeyError("gone")
+    calls.result = RuntimeError("gone \ud800")  # half a character cannot be written as it is
     result = run("explain", reference, "--json")
     assert result.exit_code == 3
     error = json.loads(result.stdout)["error"]
-    assert error["kind"] == "KeyError" and "a bug in modelnew: KeyError: 'gone'" in error["problem"]
+    assert error["kind"] == "RuntimeError" and "a bug in modelnew: RuntimeError: gone" in error["problem"]
     assert sorted(error) == ["doing", "hint", "kind", "on", "problem"]
     saved = Path(next(word.strip(",") for word in error["hint"].split() if "modelnew-bug-" in word))
     assert "Traceback" in saved.read_text()
