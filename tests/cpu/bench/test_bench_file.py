@@ -228,8 +228,10 @@ def test_the_same_file_twice_gives_two_rows(tmp_path: Path) -> None:
     assert [row.reason for row in made.rows()] == [""] * 3
 
 
-def test_a_random_reference_is_timed_without_looking_at_its_outputs(tmp_path: Path) -> None:
-    random_reference = problem(tmp_path, REFERENCE.replace("x * self.scale", "torch.rand_like(x)"))
+@pytest.mark.parametrize("factor", ["torch.rand_like(x)", "next(SIGNS)"])  # of two signs, two processes often draw one
+def test_a_random_reference_is_timed_without_looking_at_its_outputs(tmp_path: Path, factor: str) -> None:
+    signs = "from itertools import cycle\nSIGNS = cycle([1, -1])\n"
+    random_reference = problem(tmp_path, signs + REFERENCE.replace("x * self.scale", f"x * {factor}"))
     made = bench_file(random_reference, [write(tmp_path, "honest")], baselines=(), budget_s=0.5, seed=1)
     assert not made.row("honest.py").failed
     assert not made.protocol["outputs_checked_while_timed"]
