@@ -138,14 +138,7 @@ class Nursery:
 
     def __enter__(self) -> Nursery:
         ours, theirs = socket.socketpair()
-        path = os.pathsep.join([str(_PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", *self._command, str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            env={**os.environ, "PYTHONPATH": path},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
+        self._start(theirs)
         theirs.close()
         self._end, self._channel = ours, Channel(ours)
         return self
@@ -155,6 +148,19 @@ class Nursery:
     ) -> None:
         self.end_workers()
         self._end.close()
+        self._kill()
+
+    def _start(self, theirs: socket.socket) -> None:
+        path = os.pathsep.join([str(_PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", *self._command, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, "PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+
+    def _kill(self) -> None:
         self._process.kill()  # it may still be importing, and has nothing to finish
         self._process.wait()
 
@@ -214,11 +220,10 @@ class Nursery:
 class ForkedNursery(Nursery):
     """One made from this process, which must have loaded nothing but PyTorch and us so far: for a worker that times."""
 
-    def __enter__(self) -> Nursery:
+    def _start(self, theirs: socket.socket) -> None:
         # not above: `python -m modelnew.bench.worker` must be the first to import it
         from modelnew.bench.worker import Desk
 
-        ours, theirs = socket.socketpair()
         self._pid = os.fork()
         if self._pid == 0:
             try:
@@ -227,15 +232,8 @@ class ForkedNursery(Nursery):
                 nursery.run(theirs.detach(), Desk)
             finally:
                 os._exit(0)
-        theirs.close()
-        self._end, self._channel = ours, Channel(ours)
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.end_workers()
-        self._end.close()
+    def _kill(self) -> None:
         os.kill(self._pid, signal.SIGKILL)
         os.waitpid(self._pid, 0)
 
