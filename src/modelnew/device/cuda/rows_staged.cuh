@@ -37,21 +37,17 @@ struct staged_place {
   MN_FN operator int() const { return first; }
 };
 
-template <class Row, size_t I, class S>
-struct staged {
+// An input that is read vector by vector. `Self` gives: vectored(row); start(row, place, r), for what is whole and vectored.
+template <class Self, class Row, size_t I, class S>
+struct read_at_places {
   using item_type = stored_item<S, Row::V>;
   using raw = item_type;
-  using kept_type = S;
-  static constexpr size_t input = I;
   static constexpr bool plain = true;
 
-  MN_FN bool vectored(const Row& row) const { return row.in_places >> I & 1; }
-  MN_FN void start(const Row& row, const staged_place& place, raw& r) const {
-    r = *row.template place_of<item_type, I>(place.at);
-  }
   MN_FN void start_edge(const Row& row, const staged_place& place, raw& r) const {
-    if (vectored(row) && row.whole(place.first)) {
-      start(row, place, r);
+    const Self& self = static_cast<const Self&>(*this);
+    if (self.vectored(row) && row.whole(place.first)) {
+      self.start(row, place, r);
     } else {
       r.x = row.template load_edge<I>(place.first);
     }
@@ -60,26 +56,25 @@ struct staged {
   MN_FN void swept() const {}
 };
 
+template <class Row, size_t I, class S>
+struct staged : read_at_places<staged<Row, I, S>, Row, I, S> {
+  using item_type = stored_item<S, Row::V>;
+  using kept_type = S;
+  static constexpr size_t input = I;
+
+  MN_FN bool vectored(const Row& row) const { return row.in_places >> I & 1; }
+  MN_FN void start(const Row& row, const staged_place& place, item_type& r) const {
+    r = *row.template place_of<item_type, I>(place.at);
+  }
+};
+
 // What all rows share is read from memory, that is, from the caches.
 template <class Row, size_t I, class S>
-struct shared_by_rows {
-  using item_type = stored_item<S, Row::V>;
-  using raw = item_type;
-  static constexpr bool plain = true;
-
+struct shared_by_rows : read_at_places<shared_by_rows<Row, I, S>, Row, I, S> {
   MN_FN bool vectored(const Row& row) const { return row.vectored >> (Row::outputs + I) & 1; }
-  MN_FN void start(const Row& row, const staged_place& place, raw& r) const {
+  MN_FN void start(const Row& row, const staged_place& place, stored_item<S, Row::V>& r) const {
     r.x = row.template load_whole<I>(place.first);
   }
-  MN_FN void start_edge(const Row& row, const staged_place& place, raw& r) const {
-    if (vectored(row) && row.whole(place.first)) {
-      start(row, place, r);
-    } else {
-      r.x = row.template load_edge<I>(place.first);
-    }
-  }
-  MN_FN item_type item(const Row&, const staged_place&, int64_t, const raw& r) const { return r; }
-  MN_FN void swept() const {}
 };
 
 // Values that take the place of the input that they are made of, where that is in shared memory.
