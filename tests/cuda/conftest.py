@@ -26,3 +26,12 @@ def room():
 def no_gradients():
     with torch.no_grad():
         yield
+
+
+@pytest.fixture
+def hopper():
+    """For products on the tensor cores, beside the library's in plain fp32."""
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("these products are for compute capability 9.0")
+    torch.manual_seed(5)
+    torch.backends.cuda.matmul.allow_tf32 = False

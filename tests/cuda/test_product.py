@@ -10,12 +10,7 @@ from tests.cuda.product_data import EPS, NAMES, data, errors, normal
 from tests.cuda.product_kernels import NOT_COVERED, pair, poisoned, product, run
 
 
-@pytest.fixture(autouse=True)
-def hopper():
-    if torch.cuda.get_device_capability() != (9, 0):
-        pytest.skip("these products are for compute capability 9.0")
-    torch.manual_seed(5)
-    torch.backends.cuda.matmul.allow_tf32 = False
+pytestmark = pytest.mark.usefixtures("hopper")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -14,12 +14,7 @@ from tests.examples import FOLDER, load
 M, N, K = 64, 4000, 4096
 
 
-@pytest.fixture(autouse=True)
-def hopper():
-    if torch.cuda.get_device_capability() != (9, 0):
-        pytest.skip("these products are for compute capability 9.0")
-    torch.manual_seed(5)
-    torch.backends.cuda.matmul.allow_tf32 = False
+pytestmark = pytest.mark.usefixtures("hopper")
 
 
 def sums(n=N, k=K):
