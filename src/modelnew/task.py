@@ -5,6 +5,8 @@ It is built and checked while others are; later, when nothing else is at work, i
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,4 +87,6 @@ def _one_line(error: ModelnewError) -> str:
 
 
 if __name__ == "__main__":
+    with contextlib.suppress(Exception):  # a part of PyTorch that every task would import by itself, and which moves
+        importlib.import_module("torch.export._trace")
     nursery.main(Desk)

@@ -1,4 +1,4 @@
-"""What a GPU's clock makes of the two times of a call, without a GPU."""
+"""What the clocks make of the times of a call, without a GPU and without waiting."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from modelnew.bench.clock import CudaClock
+from modelnew.bench import clock as clocks
+from modelnew.bench.clock import CpuClock, CudaClock
 
 
 @pytest.mark.parametrize(
@@ -26,3 +27,21 @@ def test_the_larger_time_counts(event: float, host: float, seconds: float, off_s
     sample = clock.sample(lambda: "answer", 4)
     assert sample.seconds == pytest.approx(seconds)
     assert sample.off_stream == off_stream and sample.result == "answer"
+
+
+@pytest.mark.parametrize(
+    ("passed", "waited", "seconds", "told"),
+    [
+        (45, 30, 15, 15),  # of 45 ms, 30 went by until a core was free
+        (15, 30, 15, -15),  # a clock that tells a third of the time: what was waited gives it away
+    ],
+)
+def test_what_a_call_waited_for_a_core_is_not_its_time(
+    monkeypatch: pytest.MonkeyPatch, passed: int, waited: int, seconds: int, told: int
+) -> None:
+    times, waits = iter((0, passed * 10**6)), iter((0, waited * 10**6))
+    monkeypatch.setattr(clocks, "_now", lambda: next(times))
+    monkeypatch.setattr(clocks, "waited_ns", lambda: next(waits))
+    sample = CpuClock().sample(lambda: "answer", 5)
+    assert sample.seconds == pytest.approx(seconds * 1e-3 / 5)
+    assert sample.told == pytest.approx(told * 1e-3)

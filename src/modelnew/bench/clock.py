@@ -26,11 +26,13 @@ _OFF_STREAM_SLACK = 20e-6  # seconds
 @dataclass(frozen=True)
 class Sample:
     """seconds: per call. off_stream: in most calls the device was busy for longer than the caller's stream says. result:
-    what the last call returned."""
+    what the last call returned. told: what the clock says of all calls; less than what they waited where the clock lies,
+    and then below 0."""
 
     seconds: float
     off_stream: bool
     result: object
+    told: float
 
 
 class Clock(Protocol):
@@ -54,9 +56,9 @@ class CpuClock:
             result = None
             result = call()
         passed = _now() - start
-        waited = waited_ns() - waited
+        ran = passed - (waited_ns() - waited)
         # the account is read a moment before and after: what it says can, rarely, be more than what passed
-        return Sample((passed - waited if waited < passed else passed) * 1e-9 / calls, False, result)
+        return Sample((ran if ran > 0 else passed) * 1e-9 / calls, False, result, ran * 1e-9)
 
     def settle(self) -> None:
         pass
@@ -111,7 +113,7 @@ class CudaClock:
             host -= self._empty_seconds
             off_stream += host > _OFF_STREAM_SHARE * event and host > event + _OFF_STREAM_SLACK
             spans.append(max(event, host))
-        return Sample(sum(spans) / calls, 2 * off_stream > calls, result)
+        return Sample(sum(spans) / calls, 2 * off_stream > calls, result, sum(spans))
 
     def settle(self) -> None:
         torch.cuda.synchronize(self.device)

@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -113,9 +114,9 @@ def bench_folder(
     options = {"device": device, "dtype": dtype}
     timing = {**options, "baselines": list(baselines), "budget_s": budget_s}
     rows: list[Document] = []
-    with _held(results), Nursery(command, *prepared(baselines, device)) as nursery:
+    with _held(results), _Processes(command, *prepared(baselines, device)) as processes:
         for first in range(0, len(tasks), _BATCH):
-            runs = [_Run(task, nursery, options, timing, limit_s) for task in tasks[first : first + _BATCH]]
+            runs = [_Run(task, processes, options, timing, limit_s) for task in tasks[first : first + _BATCH]]
             with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool:
                 for number, run in enumerate(pool.map(_Run.build, runs), len(rows) + 1):
                     progress(f"built {run.task.name} ({number} of {len(tasks)})")
@@ -143,11 +144,27 @@ def _held(results: Path) -> Iterator[None]:
         yield
 
 
+class _Processes(contextlib.ExitStack):
+    """The tasks' processes: where they come from is started when the first is asked for. Leaving the context ends all."""
+
+    def __init__(self, *command: str) -> None:
+        super().__init__()
+        self._command, self._starting = command, threading.Lock()
+        self._nursery: Nursery | None = None
+
+    def worker(self) -> Worker:
+        """Raises BenchError."""
+        with self._starting:
+            if self._nursery is None:
+                self._nursery = self.enter_context(Nursery(*self._command))
+        return self._nursery.worker()
+
+
 class _Run:
     """A task on its way: what is kept of it is used; for the rest it has a process, from the build until it is timed."""
 
-    def __init__(self, task: Task, nursery: Nursery, options: Document, timing: Document, limit_s: float) -> None:
-        self.task, self._nursery, self._limit_s = task, nursery, limit_s
+    def __init__(self, task: Task, processes: _Processes, options: Document, timing: Document, limit_s: float) -> None:
+        self.task, self._processes, self._limit_s = task, processes, limit_s
         self._options, self._timing = options, timing
         self._key = _key(task, json.dumps(options))
         self._worker: Worker | None = None
@@ -196,7 +213,7 @@ class _Run:
         where = {"path": str(task.path), "overrides": dict(task.overrides), "output": str(task.output)}
         try:
             if self._worker is None or self._worker.ended:
-                self._worker = self._nursery.worker()
+                self._worker = self._processes.worker()
             return self._worker.ask(do, timeout_s=self._limit_s, **where, **options)
         except BenchError as error:
             why = error.problem  # no process to be had

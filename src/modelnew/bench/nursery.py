@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import itertools
 import os
 import signal
@@ -30,6 +31,7 @@ def main(make_desk: MakeDesk) -> None:
     *wishes, fd = sys.argv[1:]
     if PREPARED in wishes:
         prepare_compiling()
+    gc.freeze()  # what is there stays: no worker's collector has to look at it
     run(int(fd), make_desk)
 
 

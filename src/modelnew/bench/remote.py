@@ -104,7 +104,7 @@ class RemoteSeat:
         request = statistics.median(self._request_seconds)
         passed -= request if self.trusted else min(request, _MOST_REQUEST * passed)
         if passed > LEAST_REMOTE_SAMPLE / 2:  # in shorter ones the request weighs too much
-            self.watch.told.append(seconds * self._calls / passed)
+            self.watch.told.append(answer["told"] / passed)
         self.seconds = min(self.seconds, seconds)  # a first estimate that was too high would keep samples short
         return Turn((seconds,), answer["off_stream"])
 

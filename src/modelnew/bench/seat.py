@@ -19,10 +19,11 @@ SLOW_CALL = 0.1  # seconds; a call this long needs no untimed call before it to 
 
 @dataclass(frozen=True)
 class Turn:
-    """seconds: per call, one value per sample. off_stream: see `clock.Sample`."""
+    """seconds: per call, one value per sample. off_stream, told: see `clock.Sample`."""
 
     seconds: tuple[float, ...]
     off_stream: bool = False
+    told: float = 0.0
 
     @property
     def median(self) -> float:
@@ -62,7 +63,7 @@ class Seat:
         self.output = None  # its memory is free for the new one, as in a loop over batches
         sample = self.clock.sample(self.call, calls)
         self.output = sample.result
-        return Turn((sample.seconds,), sample.off_stream)
+        return Turn((sample.seconds,), sample.off_stream, sample.told)
 
     @property
     def samples(self) -> int:

@@ -103,7 +103,7 @@ class Desk:
 
     def sample(self, name: str, calls: int) -> Message:
         turn = self._seats[name].sample(calls)
-        return {"seconds": turn.seconds[0], "off_stream": turn.off_stream}
+        return {"seconds": turn.seconds[0], "off_stream": turn.off_stream, "told": turn.told}
 
     def replay(self, name: str, calls: int) -> Message:
         """What `sample` does, with the call captured as a CUDA graph."""

@@ -20,8 +20,10 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def sigmoid_thrice(x: torch.Tensor) -> torch.Tensor:
-    return torch.sigmoid(x) + 0 * torch.sigmoid(x) + 0 * torch.sigmoid(x)
+def sigmoid_tenfold(x: torch.Tensor) -> torch.Tensor:
+    for _ in range(9):
+        torch.sigmoid(x)
+    return torch.sigmoid(x)
 
 
 def out_of_memory(x: torch.Tensor) -> torch.Tensor:
@@ -33,19 +35,19 @@ def test_slower_work_is_slower_and_failures_are_rows() -> None:
     before = x.clone()
     variants = {
         "eager": torch.sigmoid,
-        "thrice": sigmoid_thrice,
+        "tenfold": sigmoid_tenfold,
         "wrong": torch.tanh,
         "broken": lambda x: x.no_such_method(),
         "too large": out_of_memory,
     }
-    report = bench_modules(variants, [x], seed=1, budget_s=2)
+    report = bench_modules(variants, [x], seed=1, budget_s=0.5)
     assert torch.equal(x, before)
     assert [row.name for row in report.rows()] == list(variants)
-    eager, thrice = report.row("eager"), report.row("thrice")
-    assert thrice.seconds is not None and eager.seconds is not None and thrice.seconds > 1.5 * eager.seconds
-    assert thrice.ratio is not None and thrice.ratio.value < 0.7
-    assert thrice.verdict in ("slower", "ambiguous")  # how sure it can be depends on who else uses the machine
-    assert thrice.error == 0
+    eager, tenfold = report.row("eager"), report.row("tenfold")
+    assert tenfold.seconds is not None and eager.seconds is not None and tenfold.seconds > 2.5 * eager.seconds
+    assert tenfold.ratio is not None and tenfold.ratio.value < 0.4
+    assert tenfold.verdict in ("slower", "ambiguous")  # how sure it can be depends on who else uses the machine
+    assert tenfold.error == 0
     assert report.row("wrong").error is not None and report.row("wrong").error > 0.01
     assert report.row("broken").reason.startswith("AttributeError")
     assert "memory" in report.row("too large").reason
@@ -71,11 +73,11 @@ def test_slow_calls_are_repeated_little() -> None:
 
     def slow(x: torch.Tensor) -> torch.Tensor:
         calls.append(1)
-        time.sleep(0.15)
+        time.sleep(0.12)
         return x
 
     report = bench_modules({"eager": slow}, [torch.ones(1)], seed=1, budget_s=0.5)
-    assert report.row("eager").seconds == pytest.approx(0.15, rel=0.2)
+    assert report.row("eager").seconds >= 0.12
     assert len(calls) <= 16  # warm-up, and three rounds of the original and the original again
 
 
