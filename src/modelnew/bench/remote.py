@@ -37,12 +37,14 @@ class RemoteSeat:
     expected: Expected | None = None
     values_seed: int = 0
     error_before: float = 0.0  # of its answer before the timed runs
+    _lately: deque[float] = field(default_factory=lambda: deque(maxlen=_MOST_SAMPLES), repr=False)
     _request_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT), repr=False)
 
     def warm(self, timeout_s: float) -> None:
         """First calls: builds happen here, before anything is timed. Raises VariantFailedError."""
         answer = self.worker.ask("warm", name=self.name, timeout_s=timeout_s)
         self.seconds, self.first_call_s = _believable(answer["seconds"]), answer["first_call_s"]
+        self._lately.append(_believable(answer["usual"]))
         for _ in range(_KEPT):
             self._time_request()
 
@@ -94,18 +96,22 @@ class RemoteSeat:
 
     @property
     def _calls(self) -> int:
-        return calls_per_sample(self.seconds, LEAST_REMOTE_SAMPLE)
+        """In a sample: by what a call takes now. A thread pool whose core somebody else has can take a thousand times as
+        long as in the best moment."""
+        return calls_per_sample(statistics.median(self._lately), LEAST_REMOTE_SAMPLE)
 
     def _sample(self) -> Turn:
         self.worker.ask("refresh")
-        timeout_s = 60 + 20 * self._calls * self.seconds
-        answer, passed = self.worker.timed("sample", name=self.name, calls=self._calls, timeout_s=timeout_s)
+        calls = self._calls
+        timeout_s = 60 + 20 * calls * self.seconds
+        answer, passed = self.worker.timed("sample", name=self.name, calls=calls, timeout_s=timeout_s)
         seconds = _believable(answer["seconds"])
         request = statistics.median(self._request_seconds)
         passed -= request if self.trusted else min(request, _MOST_REQUEST * passed)
         if passed > LEAST_REMOTE_SAMPLE / 2:  # in shorter ones the request weighs too much
             self.watch.told.append(answer["told"] / passed)
-        self.seconds = min(self.seconds, seconds)  # a first estimate that was too high would keep samples short
+        self.seconds = min(self.seconds, seconds)  # a first estimate that was too high would keep turns short
+        self._lately.append(seconds)
         return Turn((seconds,), answer["off_stream"])
 
     def _look_again(self) -> None:

@@ -38,6 +38,7 @@ class Seat:
     function: Callable[..., object]
     clock: Clock
     seconds: float = math.nan  # one warm call, estimated
+    usual_seconds: float = math.nan
     first_call_seconds: float = math.nan
     output: object = None  # what the last timed call returned
     inputs: Sequence[object] = field(default=(), repr=False)
@@ -56,7 +57,7 @@ class Seat:
         stop = perf_counter() + _WARM_SECONDS
         while not times or (perf_counter() < stop and len(times) < 1000):
             times.append(self.clock.sample(self.call, 1).seconds)
-        self.seconds = min(times)  # on a busy machine the rest says how long a call waited
+        self.seconds, self.usual_seconds = min(times), statistics.median(times)  # the rest is what a busy machine adds
 
     def sample(self, calls: int) -> Turn:
         """One sample of `calls` calls; the last result stays in `output`."""

@@ -86,7 +86,7 @@ class Desk:
         seat.inputs = self._inputs
         seat.warm()
         seat.output = None
-        return {"seconds": seat.seconds, "first_call_s": seat.first_call_seconds}
+        return {"seconds": seat.seconds, "usual": seat.usual_seconds, "first_call_s": seat.first_call_seconds}
 
     def outputs(self, how: allocator.Outputs) -> Message:
         """Says where outputs live: see `allocator.use`."""

@@ -13,7 +13,6 @@ from time import monotonic, sleep
 from typing import Any
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from modelnew.bench.fleet import Nursery, Worker
@@ -39,10 +38,10 @@ def get_init_inputs():
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    """Of all the processes here: thread pools on few cores wait for each other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
 
 
 def models(place: Path, **texts: str) -> Path:
@@ -86,7 +85,13 @@ class Course:
 @pytest.fixture(scope="module")
 def course(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Course]:
     place = tmp_path_factory.mktemp("folder")
-    forwards = {"good": "torch.sigmoid(x)", "fine": "torch.cos(x)", "wrong": "torch.tanh(x)", "silent": "x", "leaves": "x"}
+    forwards = {
+        "good": "torch.sigmoid(x)",
+        "fine": "torch.cos(x)",
+        "wrong": "torch.tanh(x)",
+        "silent": "x",
+        "leaves": "x",
+    }
     folder = models(place, crashes="x.no_such_method()", hangs="x", helper="def helper():\n    return 1\n", **forwards)
     log = place / "results" / "log"
     program = f"import pathlib, sys; sys.path.insert(0, {str(Path(__file__).parents[3])!r})\n"
@@ -215,7 +220,10 @@ PASSING = ("leaves_at_once", "takes_all", "takes_all_lists")  # it may be the ma
 
 
 def test_the_command_optimises_checks_and_times_a_folder(tmp_path: Path) -> None:
-    folder, page = models(tmp_path, good="torch.sigmoid(x) * 2", **{n: text for n, (text, _) in HOSTILE.items()}), tmp_path / "p.html"
+    folder, page = (
+        models(tmp_path, good="torch.sigmoid(x) * 2", **{n: text for n, (text, _) in HOSTILE.items()}),
+        tmp_path / "p.html",
+    )
     given = ["bench", str(folder), "--results", str(tmp_path / "results"), "--set", "size=8", "--baseline", "eager"]
     given += ["--budget", "0.3"]
     command = [sys.executable, "-m", "modelnew", *given, "--html", str(page), "--json"]
