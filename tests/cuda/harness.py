@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modelnew.runtime.toolchain import CUDA_FLAGS
-from tests.simt.harness import DEVICE, Program, SimtError, built_once, headers_of
+from tests.builds import DEVICE, built_once, headers_of
+from tests.simt.harness import Program, SimtError
 
 HERE = Path(__file__).parent
 REQUESTS = HERE.parent / "simt" / "requests.h"

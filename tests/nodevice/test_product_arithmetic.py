@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from modelnew.runtime import plan_product
-from tests.simt.harness import DEVICE
+from tests.builds import DEVICE
 
 EPS = 2.0**-23
 HEADERS = [

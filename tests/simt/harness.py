@@ -7,21 +7,18 @@ Tensors are torch tensors or numpy arrays in CPU memory, of any strides; they ke
 """
 
 import ctypes
-import hashlib
 import os
 import struct
 import subprocess
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from modelnew.runtime.layout import Plan
+from tests.builds import DEVICE, Inputs, built_once, headers_of
 
 HERE = Path(__file__).parent
-DEVICE = HERE.parents[1] / "src" / "modelnew" / "device"
-Inputs = Callable[[Path], list[str]]
 ORDERS = (0, 1, 7)  # threads in turn, backwards, shuffled
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 FLAGS = (
@@ -40,30 +37,6 @@ FLAGS = (
 
 class SimtError(Exception):
     """A launch went wrong: what the emulated device or a sanitizer said."""
-
-
-def built_once(kind: str, source: str, command: Sequence[str], files: Sequence[Path], inputs: Inputs) -> Path:
-    """What `command` makes of `source`, made once per content and kept in the `kind`'s folder.
-
-    files: what the source includes, and what is compiled beside it. inputs: from the path that the source was written to,
-    the arguments that name it. Raises SimtError with what the compiler said.
-    """
-    key = hashlib.sha256("\0".join([source, *command, *(file.read_text() for file in files)]).encode()).hexdigest()[:24]
-    folder = Path(tempfile.gettempdir()) / f"modelnew-{kind}-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    built = folder / key
-    if not built.exists():
-        text, made = folder / f"{key}.cu", folder / f"{key}.{os.getpid()}"
-        text.write_text(source)
-        result = subprocess.run([*command, *inputs(text), "-o", str(made)], capture_output=True, text=True)
-        if result.returncode:
-            raise SimtError(result.stdout + result.stderr)
-        os.replace(made, built)
-    return built
-
-
-def headers_of(*folders: Path) -> list[Path]:
-    return sorted(header for folder in folders for ending in ("*.h", "*.cuh") for header in folder.rglob(ending))
 
 
 def build(source: str, defines: Sequence[str] = (), device: Path = DEVICE) -> Path:

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from tests.simt.harness import DEVICE, ORDERS, Program, SimtError
+from tests.builds import DEVICE
+from tests.simt.harness import ORDERS, Program, SimtError
 from tests.simt.launches import H200, SMALL, SPREAD, WAITING, Device, misaligned, pointwise, rows
 from tests.simt.programs import POINTWISE, SOFTMAX
 

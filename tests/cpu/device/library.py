@@ -1,18 +1,16 @@
 """Builds the C++ of these tests against the device library and calls it on tensors."""
 
 import ctypes
-import hashlib
 import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import torch
 
+from tests.builds import DEVICE, built_once, headers_of
+
 HERE = Path(__file__).parent
-DEVICE = HERE.parents[2] / "src" / "modelnew" / "device"
 FLAGS = (
     *(
         "-O3",
@@ -48,28 +46,13 @@ CXX_TYPES = {
 }
 
 
-@cache
-def build_folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="modelnew-device-tests-"))
-
-
-@cache
-def built(source: str, options: tuple[str, ...], flags: Sequence[str], output: str) -> "Path | str":
-    """Where the library is, or the compiler's complaint: a source that does not compile is compiled once."""
+def build(source: str, *options: str, flags: Sequence[str] = FLAGS) -> Path:
+    """Path of `source` (a file beside this one) compiled with `flags` and `options`."""
     compiler = shutil.which("g++")
     assert compiler, "these tests compile C++: install g++"
-    name = hashlib.sha256(repr((source, options, flags)).encode()).hexdigest()[:16]
-    path = build_folder() / f"{Path(source).stem}-{name}.{output}"
-    command = [compiler, *flags, *options, f"-I{DEVICE}", str(HERE / source), "-o", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return path if done.returncode == 0 else f"{' '.join(command)}\n{done.stderr}"
-
-
-def build(source: str, *options: str, flags: Sequence[str] = FLAGS, output: str = "so") -> Path:
-    """Path of `source` (a file beside this one) compiled with `flags` and `options`."""
-    path = built(source, options, flags, output)
-    assert isinstance(path, Path), path
-    return path
+    command = [compiler, *flags, *options, f"-I{DEVICE}"]
+    files = [HERE / source, *headers_of(DEVICE / "common", DEVICE / "cpu", HERE)]
+    return built_once("device", source, command, files, lambda _: [str(HERE / source)])
 
 
 def options(dtype: torch.dtype) -> tuple[str, ...]:

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from modelnew.runtime.plan_cpu import plan_pointwise, plan_rows
+from tests.builds import DEVICE
 from tests.cpu.device.layouts import pointwise_layout, row_layout
-from tests.cpu.device.library import DEVICE, FLAGS, build, build_folder, launch, load
+from tests.cpu.device.library import FLAGS, build, launch, load
 
 OLDER = ("-march=x86-64", "-march=x86-64-v3") if os.uname().machine == "x86_64" else ()
 
@@ -46,9 +47,9 @@ def test_functions_on_older_machines(machine: str) -> None:
 HEADERS = sorted(str(p.relative_to(DEVICE)) for folder in ("common", "cpu") for p in (DEVICE / folder).rglob("*.h"))
 
 
-def test_each_header_compiles_alone() -> None:
+def test_each_header_compiles_alone(tmp_path: Path) -> None:
     def complaint(header: str) -> str:
-        source = build_folder() / (header.replace("/", "_") + ".cpp")
+        source = tmp_path / (header.replace("/", "_") + ".cpp")
         source.write_text(f'#include "{header}"\n')
         done = subprocess.run(
             ["g++", "-std=c++17", "-fsyntax-only", "-fopenmp", "-Wall", "-Wextra", f"-I{DEVICE}", str(source)],
@@ -73,7 +74,7 @@ def test_every_header_begins_as_the_emitter_expects() -> None:
             assert any(f'#include "{header}"' in (DEVICE / other).read_text() for other in HEADERS)
 
 
-def test_sanitisers(tmp_path: Path) -> None:
+def test_sanitisers() -> None:
     """Every plan kind on buffers of exactly the right size, under AddressSanitizer and UndefinedBehaviorSanitizer."""
     flags = tuple(f for f in FLAGS if f not in ("-O3", "-shared", "-fopenmp"))
     program = build(
@@ -84,7 +85,6 @@ def test_sanitisers(tmp_path: Path) -> None:
         "-fsanitize=address,undefined",
         "-fno-sanitize-recover=all",
         flags=flags,
-        output="out",
     )
     cases = []
     layouts = [((1000,), (1,)), ((3, 1025), (1, 3)), ((40, 70), (1, 40)), ((40, 70), (5, 1))]
