@@ -39,8 +39,11 @@ MOST_PROCESSES = 512  # that it may start: compilers start many
 BLOCK = 512  # what st_blocks counts
 MOST_ROUNDS = 50
 MOST_TEXT = 20_000  # characters of a message or a traceback
-# What it finds as its parent, in place of the judge; what that one says of a crash goes nowhere.
-KEEPER = ("/bin/sh", "-c", 'exec 2>/dev/null; "$@" 2>&1; exit $?', "sh")
+# What it finds as its parent, in place of the judge; what that one says of a crash goes nowhere. Its input ends with the
+# judge, however that ends: then it removes the folders that come first and ends all of them.
+KEEPER = """exec 2>/dev/null 3<&0 </dev/null
+{ cat <&3; rm -rf "$1" "$2"; kill -KILL 0; } &
+shift 2; "$@" 2>&1 3<&-; exit $?"""
 KEPT = (
     "PATH",
     "LANG",
@@ -83,13 +86,16 @@ class Child:
         self.scratch = Path(tempfile.mkdtemp(prefix="modelnew-check-"))
         self.data = Path(tempfile.mkdtemp(prefix="modelnew-check-", dir=_data_root()))
         self.disk_limit = min(limits.disk, shutil.disk_usage(self.scratch).free // 2)
-        before = sandbox.prefix([self.scratch, self.data], self.scratch) if self.sandboxed else KEEPER
+        folders = [self.scratch, self.data]
+        before = ["/bin/sh", "-c", KEEPER, "sh", *map(str, folders)]
+        if self.sandboxed:
+            before += sandbox.prefix(folders, self.scratch)
         to_child, from_parent = os.pipe()
         from_child, to_parent = os.pipe()
         self._log = tempfile.TemporaryFile(dir=self.scratch)  # noqa: SIM115 - without a name, so that nobody replaces it
         self.process = subprocess.Popen(
             [*before, sys.executable, "-m", "modelnew.check.child", str(to_child), str(to_parent)],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=self._log,
             cwd=self.scratch,
@@ -219,6 +225,8 @@ class Child:
         self.process.wait()
         if not keep:
             self._log.close()
+            assert self.process.stdin is not None
+            self.process.stdin.close()
             for fd in (self._requests, self._replies):
                 with contextlib.suppress(OSError):
                     os.close(fd)

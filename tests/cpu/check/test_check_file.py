@@ -1,7 +1,12 @@
 """`check_file` on whole files: what the candidate's process may do, and what becomes of it."""
 
+import contextlib
 import json
+import os
+import subprocess
+import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -168,3 +173,26 @@ def test_a_reference_that_ignores_its_inputs_is_undecidable(tmp_path):
     )
     assert report.accepted is None
     assert "does not depend on its inputs" in report.headline
+
+
+def test_a_check_that_is_killed_leaves_nothing_behind(problem, tmp_path):
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    hangs = f"import os, time\nopen({str(tmp_path / 'pid')!r}, 'w').write(f'{{os.getpid()}}\\n')\ntime.sleep(600)\n"
+    candidate(tmp_path, "pass", head=hangs + HEAD)
+    command = [sys.executable, "-m", "modelnew", "check", problem.path, tmp_path / "candidate.py"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "TMPDIR": str(folder)}) as judge:
+        pid = Path("/proc") / until(lambda: (tmp_path / "pid").read_text().strip())
+        assert list(folder.iterdir())
+        judge.kill()
+    until(lambda: not pid.exists() and not list(folder.iterdir()))
+
+
+def until(found, seconds=120):
+    end = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(OSError):
+            if value := found():
+                return value
+        assert time.monotonic() < end
+        time.sleep(0.05)
