@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-QUICK = [HERE / "test_module.py", HERE / "test_calls.py", HERE / "test_kept.py", HERE / "check", HERE / "cheats"]
+MODULES = "module calls kept operators branches contiguous random_graphs".split()
+QUICK = [*(HERE / f"test_{name}.py" for name in MODULES), HERE / "check", HERE / "cheats"]
+QUICK_COMPILER = HERE / "quick-g++"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -14,5 +16,5 @@ def compiler(request: pytest.FixtureRequest) -> Iterator[None]:
     """CXX for this module and the processes that it starts."""
     with pytest.MonkeyPatch.context() as patch:
         if any(request.path.is_relative_to(place) for place in QUICK):
-            patch.setenv("CXX", str(HERE / "quick-g++"))
+            patch.setenv("CXX", str(QUICK_COMPILER))
         yield

@@ -9,6 +9,7 @@ from torch import nn
 
 from modelnew.render.kernel import render_kernel
 from tests.compiled import Function, assert_closer, compiled
+from tests.cpu.conftest import QUICK_COMPILER
 
 REDUCTIONS = {
     "sum": lambda x, d: x.sum(d),
@@ -91,7 +92,9 @@ def test_order_of_sums_does_not_depend_on_threads():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
-def test_norms(dtype):
+def test_norms(dtype, monkeypatch):
+    if dtype != torch.float32:
+        monkeypatch.setenv("CXX", str(QUICK_COMPILER))
     x, image = torch.randn(7, 5, 96).to(dtype), torch.randn(3, 6, 9, 11).to(dtype)
     one = Function(lambda s, x: (s.norm(x), s.rms(x), F.log_softmax(x, -1)), norm=nn.LayerNorm(96), rms=nn.RMSNorm(96))
     judge(one.to(dtype), x)
