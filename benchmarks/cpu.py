@@ -3,7 +3,7 @@
     python benchmarks/cpu.py [--only TEXT] [--budget SECONDS]
 
 Every case runs in a process of its own, its variants interleaved; where memory limits a case, one of them only moves its
-bytes: the floor. Prints a table with the least speed-ups asked for and writes results/cpu-MACHINE.json; with --only, the
+bytes: the floor. Prints a table with the bar of each case and writes results/cpu-MACHINE.json; with --only, the
 rows of other cases stay as they were there. Exit code 1 when a bar is not met.
 """
 

@@ -3,7 +3,7 @@
     python benchmarks/cuda.py [--only PATTERN] [--rounds N]
 
 Modules are optimised, compiled and built in processes of their own, several at a time; then all is timed in this one,
-case by case, its variants in turn. Prints a table with the least speed-ups asked for and, when all cases were run,
+case by case, its variants in turn. Prints a table with the bar of each case and, when all cases were run,
 writes results/cuda-MACHINE.json and a picture of it. Exit code 1 when a bar is not met.
 """
 

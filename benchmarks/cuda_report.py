@@ -31,16 +31,16 @@ def line(row: Document) -> str:
 def markdown(document: Document) -> str:
     """The table of the README."""
     lines = [
-        "| case | modelnew | GB/s | copy | eager | torch.compile | asked for |",
+        "| case | modelnew | GB/s | copy | eager | torch.compile | bar |",
         "|---|---:|---:|---:|---:|---:|---|",
     ]
     for row in document["rows"]:
         ratios = [f"{row['ratios'][name]:.2f}×" if name in row["ratios"] else "" for name in (COPY, EAGER, COMPILE)]
-        asked = ", ".join(f"{name} {bar:g}×" for name, bar in row["bars"].items())
+        bars = ", ".join(f"{name} {bar:g}×" for name, bar in row["bars"].items())
         rate = f"{row['bytes_per_s'] / 1e9:.0f}" if row["bytes_per_s"] > 1e10 else ""
         met = "" if row["met"] else "; not met"
         lines.append(
-            f"| {row['case']} | {seconds(row['seconds'][OURS])} | {rate} | {' | '.join(ratios)} | {asked}{met} |"
+            f"| {row['case']} | {seconds(row['seconds'][OURS])} | {rate} | {' | '.join(ratios)} | {bars}{met} |"
         )
     return "\n".join(lines) + "\n"
 

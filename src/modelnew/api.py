@@ -164,9 +164,10 @@ def judge_and_write(
     *,
     check: bool,
     bench: bool,
+    threads: int | None = None,
     progress: Progress = _quiet,
 ) -> OptimizeResult:
-    """What `optimize_file` does with a finished text."""
+    """What `optimize_file` does with a finished text. threads: see `judge_files`."""
     problem, program, text, shown = finished.problem, finished.program, finished.text, finished.shown
     report: dict[str, Any] = {
         "schema": "modelnew.optimize/1",
@@ -185,7 +186,8 @@ def judge_and_write(
         write(candidate, text)
         verdict = None
         if check:
-            verdict = judge_files(problem, [candidate], device=place, dtype=dtype, progress=progress)[0]
+            options: dict[str, Any] = {"device": place, "dtype": dtype, "threads": threads, "progress": progress}
+            verdict = judge_files(problem, [candidate], **options)[0]
             report["check"] = verdict.as_dict()
             summary.append(verdict.headline)
         if bench and (verdict is None or verdict.accepted is not False):

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from modelnew import api
 from modelnew.bench import bench_file, nursery
 from modelnew.bench.fleet import ForkedNursery
@@ -29,15 +31,27 @@ class Desk:
         self._nursery = ForkedNursery().__enter__()  # before the reference file runs; it ends with this process
         self._draft: Draft | None = None
 
-    def build(self, path: str, overrides: Mapping[str, str], output: str, device: str, dtype: str | None) -> Message:
-        """Writes the optimised file and checks it: {accepted, reason, passing}; passing: it is the machine that is not ready."""
+    def build(
+        self, path: str, overrides: Mapping[str, str], output: str, device: str, dtype: str | None, beside: int
+    ) -> Message:
+        """Writes the optimised file and checks it: {accepted, reason, passing}; passing: it is the machine that is not ready.
+
+        beside: how many are built at once. Each takes its share of the cores: threads that wait for one which another build
+        has are most of the time otherwise. The kernels are checked on all of them.
+        """
+        threads = torch.get_num_threads()
+        torch.set_num_threads(max(1, threads // beside))
         try:
             self._draft = Draft(Path(path), overrides, device, dtype, _quiet)
             finished = self._draft.finish(_quiet, measure=False)
-            result = api.judge_and_write(finished, Path(output), device, dtype, check=True, bench=False)
+            result = api.judge_and_write(
+                finished, Path(output), device, dtype, check=True, bench=False, threads=threads
+            )
         except ModelnewError as error:
             passing = isinstance(error, (BuildError, MemoryShortError))
             return {"accepted": False, "reason": _one_line(error), "passing": passing}
+        finally:
+            torch.set_num_threads(threads)
         return _verdict(result)
 
     def time(

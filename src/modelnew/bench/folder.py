@@ -117,8 +117,9 @@ def bench_folder(
     with _held(results), _Processes(command, *prepared(baselines, device)) as processes:
         for first in range(0, len(tasks), _BATCH):
             runs = [_Run(task, processes, options, timing, limit_s) for task in tasks[first : first + _BATCH]]
-            with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool:
-                for number, run in enumerate(pool.map(_Run.build, runs), len(rows) + 1):
+            beside = min(len(runs), len(os.sched_getaffinity(0)))
+            with ThreadPoolExecutor(beside) as pool:
+                for number, run in enumerate(pool.map(lambda run: run.build(beside), runs), len(rows) + 1):
                     progress(f"built {run.task.name} ({number} of {len(tasks)})")
             for run in runs:
                 progress(f"timing {run.task.name} ({len(rows) + 1} of {len(tasks)})")
@@ -170,12 +171,12 @@ class _Run:
         self._worker: Worker | None = None
         self._verdict: Document = {}
 
-    def build(self) -> _Run:
-        """Writes the optimised file and its verdict, unless they are there."""
+    def build(self, beside: int) -> _Run:
+        """Writes the optimised file and its verdict, unless they are there; `beside` are built at once."""
         verdict = _kept(self.task.verdict, self._key)
         if verdict is None or (verdict["accepted"] and not self.task.output.exists()):
             self.task.output.unlink(missing_ok=True)  # of another text, or with other options
-            verdict = self._ask("build", self._options)
+            verdict = self._ask("build", {**self._options, "beside": beside})
             if verdict["accepted"] and not self.task.output.exists():
                 verdict = {"accepted": False, "reason": "its process wrote no file"}
             if not verdict.pop("passing", False):
@@ -226,13 +227,15 @@ def _tasks(folder: Path, results: Path, overrides: Mapping[str, str]) -> list[Ta
     tasks: list[Task] = []
     there: dict[str, None] = {}  # every constant of every file, in order
     for path in sorted(folder.glob("*.py")):
+        if path.is_dir():
+            continue
         try:
             source = reference.read(path)
+            if "get_inputs" not in source:
+                continue
+            known = constants.constants(source)
         except ModelnewError:
-            source = ""  # the build says what is wrong with it
-        if "get_inputs" not in source and source:
-            continue
-        known = constants.constants(source) if source else {}
+            known = {}  # the build says what is wrong with it
         there |= dict.fromkeys(known)
         mine = {name: value for name, value in overrides.items() if name in known}
         tasks.append(Task(path, mine, results))
@@ -250,8 +253,11 @@ def _tasks(folder: Path, results: Path, overrides: Mapping[str, str]) -> list[Ta
 
 
 def _key(task: Task, options: str) -> str:
-    parts = [__version__, torch.__version__, task.path.read_text(), json.dumps(dict(task.overrides)), options]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    text = b""
+    with contextlib.suppress(OSError):  # one that cannot be read: the build says so
+        text = task.path.read_bytes()
+    parts = [__version__, torch.__version__, json.dumps(dict(task.overrides)), options]
+    return hashlib.sha256("\0".join(parts).encode() + b"\0" + text).hexdigest()
 
 
 def _kept(path: Path, key: str) -> Document | None:

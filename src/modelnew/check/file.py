@@ -88,16 +88,18 @@ def check_files(
     time_limit: float | None = None,
     disk_limit: int = SCRATCH_BYTES,
     sandbox: bool = False,
+    threads: int | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[Report]:
-    """`check_file` for several candidates, which share the reference's answers."""
+    """`check_file` for several candidates, which share the reference's answers. threads: that their kernels run on; None: as
+    many as this process has."""
     for path in candidates:
         if not path.is_file():
             raise CheckError("there is no such file", doing="checking", on=str(path))
     seed = int.from_bytes(os.urandom(6), "big") if seed is None else seed
     free, _ = memory.free_memory(torch.device(device))
     limits = Limits(memory_limit or max(1 << 30, free - (2 << 30)), time_limit, sandbox, disk_limit)
-    with contextlib.closing(Processes(limits)) as processes:
+    with contextlib.closing(Processes(limits, threads or torch.get_num_threads())) as processes:
         processes.start_one()  # while the truths are found
         reduced = sizes.reduce(problem, device, dtype, progress)
         unit = product_unit(precision)

@@ -237,18 +237,18 @@ class Child:
 class Processes:
     """Processes for candidates, some of them started before they are needed: that takes seconds."""
 
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
+    def __init__(self, limits: Limits, threads: int) -> None:
+        self.limits, self.threads = limits, threads
         self._waiting: list[Child] = []
 
     def start_one(self) -> None:
-        self._waiting.append(Child(self.limits, torch.get_num_threads()))
+        self._waiting.append(Child(self.limits, self.threads))
 
     def take(self) -> Child:
         try:
             return self._waiting.pop()
         except IndexError:
-            return Child(self.limits, torch.get_num_threads())
+            return Child(self.limits, self.threads)
 
     def close(self) -> None:
         """Ends those that nobody took."""

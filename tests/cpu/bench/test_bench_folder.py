@@ -220,24 +220,29 @@ PASSING = ("leaves_at_once", "takes_all", "takes_all_lists")  # it may be the ma
 
 
 def test_the_command_optimises_checks_and_times_a_folder(tmp_path: Path) -> None:
-    folder, page = (
-        models(tmp_path, good="torch.sigmoid(x) * 2", **{n: text for n, (text, _) in HOSTILE.items()}),
-        tmp_path / "p.html",
-    )
+    good = "gut und größer"
+    forwards = {good: "torch.sigmoid(x) * 2", **{name: text for name, (text, _) in HOSTILE.items()}}
+    folder, page = models(tmp_path, **forwards), tmp_path / "page.html"
+    (folder / "in_circles.py").symlink_to("in_circles.py")
+    (folder / "not_text.py").write_bytes(b"# gr\xf6\xdfer\n")
+    (folder / "a folder.py").mkdir()
     given = ["bench", str(folder), "--results", str(tmp_path / "results"), "--set", "size=8", "--baseline", "eager"]
     given += ["--budget", "0.3"]
     command = [sys.executable, "-m", "modelnew", *given, "--html", str(page), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr  # all but one were not accepted
     rows = {task["task"].removesuffix(".py"): task for task in json.loads(done.stdout)["tasks"]}
-    good = rows["good"]
-    assert good["accepted"] and good["report"]["variants"][-1]["status"] == "timed", good
-    assert good["report"]["floor"]["bytes_read"] == 8 * 256 * 4
-    for name, (_, part) in HOSTILE.items():
+    report = rows.pop(good)["report"]
+    assert report["variants"][-1]["status"] == "timed", report
+    assert report["floor"]["bytes_read"] == 8 * 256 * 4
+    why = {name: part for name, (_, part) in HOSTILE.items()}
+    why |= {"in_circles": "symbolic links", "not_text": "not a Python text file"}
+    assert rows.keys() == why.keys()
+    for name, part in why.items():
         assert not rows[name]["accepted"] and part in rows[name]["reason"], rows[name]
     assert "class ModelNew" in page.read_text() and "crashes.py" in page.read_text()
     for name in PASSING:
         (folder / f"{name}.py").unlink()
     again = CliRunner().invoke(app, given)
-    assert again.exit_code == 1 and "good.py" in again.stdout and "geometric mean" in again.stdout
-    assert f"{good['report']['variants'][-1]['ratio']:.2f} ×" in again.stdout  # nothing was measured again
+    assert again.exit_code == 1 and f"{good}.py" in again.stdout and "geometric mean" in again.stdout
+    assert f"{report['variants'][-1]['ratio']:.2f} ×" in again.stdout  # nothing was measured again
