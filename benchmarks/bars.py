@@ -28,13 +28,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
+from modelnew.api import LOOKS
 from modelnew.bench import bench_file, machine
 from modelnew.problem import Problem
 
 HERE = Path(__file__).resolve().parent
 INDISTINGUISHABLE, TOLD_APART = 0.95, 0.95  # shares of the runs
 FOLDER_S = 180.0
-SCHEMA = "modelnew.bars/2"
+SCHEMA = "modelnew.bars/3"
 SMALL = {
     "batch_size": 16,
     "features": 65536,
@@ -75,7 +76,7 @@ def run(folder: Path, budget_s: float, seed: int) -> dict[str, Any]:
     files = [folder / "copy.py", folder / "more_work.py"]
     load, started = os.getloadavg()[0], time.monotonic()
     report = bench_file(
-        Problem.load(folder / "reference.py"), files, baselines=(), budget_s=budget_s, seed=seed, looks=2
+        Problem.load(folder / "reference.py"), files, baselines=(), budget_s=budget_s, seed=seed, looks=LOOKS
     )
     found: dict[str, Any] = {
         "seed": seed,

@@ -42,7 +42,7 @@ from modelnew.targets import device_named, dtype_text
 
 Progress = Callable[[str], None]
 FOLDER_LIMIT_S = 1800.0
-LOOKS = 2  # at a verdict: where it is open after the budget, `bench` measures for as long again
+LOOKS = 3  # at a verdict, at most: while it is open after the budget, `bench` measures for as long again
 OPTIMIZE_BUDGET_S = 10.0  # seconds of timing in `optimize`, which is asked for a file and not for figures
 
 

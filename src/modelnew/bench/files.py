@@ -44,7 +44,8 @@ def bench_file(
     dtype: fp64, fp32, fp16, bf16, or None for the file's own.
     budget_s: seconds for the timing itself; builds, compilation and the first set of processes come on top, and further
     sets take at most twice as long to set up: there are fewer where that does not do. Every block has at least a round.
-    looks: 2 measures for as long again where a file's verdict is open after the budget; both times the interval is then wider.
+    looks: while a file's verdict is open after the budget, it is measured for as long again, until there were so many looks at
+    it; every interval is then wider.
     nursery: where workers come from, for a caller who has one.
     work: what the model has to do; with it the machine's rates are measured and every time is given as a multiple of
     the floor.

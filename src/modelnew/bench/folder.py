@@ -119,7 +119,7 @@ def bench_folder(
             runs = [_Run(task, processes, options, timing, limit_s) for task in tasks[first : first + _BATCH]]
             beside = min(len(runs), len(os.sched_getaffinity(0)))
             with ThreadPoolExecutor(beside) as pool:
-                for number, run in enumerate(pool.map(lambda run: run.build(beside), runs), len(rows) + 1):
+                for number, run in enumerate(pool.map(_Run.build, runs, [beside] * len(runs)), len(rows) + 1):
                     progress(f"built {run.task.name} ({number} of {len(tasks)})")
             for run in runs:
                 progress(f"timing {run.task.name} ({len(rows) + 1} of {len(tasks)})")

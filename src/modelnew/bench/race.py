@@ -66,7 +66,7 @@ class Race:
         files = sum("file" in entry for entry in self.entries)
         self.isolated = (2 + files) * footprint.peak < 0.8 * footprint.free
         most, number = PROCESSES[torch.device(self.device).type], 0
-        wanted, allowed_s, first_done, looks = most, budget_s, 0.0, self.looks
+        wanted, allowed_s, first_done, looks = most, budget_s, 0.0, 1
         while number < wanted:
             self.tell(f"starting process set {number + 1} of {wanted}")
             seats, setup_s = self._start(nursery)
@@ -81,15 +81,15 @@ class Race:
             first_done = first_done or monotonic()
             if sets(2, monotonic() - first_done, allowed_s) < 2:  # it takes longer than the first set let hope
                 wanted = number
-            if number == wanted and most > 1 and looks > 1 and self._is_open():
-                wanted, allowed_s, looks = wanted + most, allowed_s + budget_s, looks - 1
+            if number == wanted and most > 1 and looks < self.looks and self._is_open(self.looks / looks):
+                wanted, allowed_s, looks = wanted + most, allowed_s + budget_s, looks + 1
 
-    def _is_open(self) -> bool:
-        """Whether more samples may change what is said of a file."""
+    def _is_open(self, growth: float) -> bool:
+        """Whether `growth` times as many samples may change what is said of a file."""
         noise = self._ratio(AGAIN)
         floor = stats.noise_floor(noise) if noise else stats.LEAST_CLAIM
         found = [self._ratio(entry["name"]) for entry in self.entries if "file" in entry]
-        return any(ratio is not None and stats.is_open(ratio, floor) for ratio in found)
+        return any(ratio is not None and stats.is_open(ratio, floor, growth) for ratio in found)
 
     def _ratio(self, name: str) -> stats.Ratio | None:
         timed = name not in self.times.failed and self.times.seconds(name)

@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
-
 from modelnew.check import sandbox
 from modelnew.errors import CheckError
 from modelnew.runtime.cache import cache_dir
