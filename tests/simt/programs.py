@@ -141,14 +141,17 @@ struct layernorm_body {
     auto x = row.template load<0>();
     auto w = mn::share<1>(row);
     auto b = mn::share<2>(row);
-    const C mean = row.reduce(mn::sum<C>{}, [=](C x) { return x; }, x) / C(row.size());
-    const C m2 = row.reduce(mn::sum<C>{}, [=](C x) { return (x - mean) * (x - mean); }, x);
-    const C scale = C(1) / C(sqrt(m2 / C(row.size()) + C(1e-5)));
+    const auto moments = row.template moments<C>([=](C x) { return x; }, x);
+    const C mean = moments.mean;
+    const C scale = C(1) / C(sqrt(moments.squares / C(row.size()) + C(1e-5)));
     row.template store<0>([=](C x, C w, C b) { return (x - mean) * scale * w + b; }, x, w, b);
+    row.template put<1>(mean);
+    row.template put<2>(moments.squares);
   }
 };
-MN_EXPORT int launch_layernorm(void* y, const void* x, const void* w, const void* b, const int64_t* plan, mn::queue queue) {
-  return mn::rows<layernorm_body, mn::types<T>, mn::types<T, T, T>>({y}, {x, w, b}, plan, queue);
+MN_EXPORT int launch_layernorm(void* y, void* mean, void* squares, const void* x, const void* w, const void* b,
+                               const int64_t* plan, mn::queue queue) {
+  return mn::rows<layernorm_body, mn::types<T, C, C>, mn::types<T, T, T>>({y, mean, squares}, {x, w, b}, plan, queue);
 }
 """
 

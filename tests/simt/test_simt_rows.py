@@ -175,12 +175,88 @@ def test_rows_that_all_begin_alike(program: Get, shape: tuple[int, int], device:
     """All operands contiguous, with weights: the kernels without edges; and the same with one operand that is not aligned."""
     for off in (0, 1):
         x, w, b = misaligned(random(shape), 0), misaligned(random(shape[1:]), off), random(shape[1:])
-        y = np.empty_like(x)
-        plan = rows(program("layernorm float"), "layernorm", [y], [x, w, b], [1], sweeps=3, on_chip=12, device=device)
-        assert plan.kind == ("staged" if device is WAITING else "registers")
+        kind, y, mean, squares = layernorm(program, x, w, b, [1], device)
+        assert kind == ("staged" if device is WAITING else "registers")
         wide = x.astype(np.float64)
         truth = (wide - wide.mean(1, keepdims=True)) / np.sqrt(wide.var(1, keepdims=True) + 1e-5) * w + b
         assert np.abs(y - truth).max() <= 4e-6 * np.abs(truth).max()
+        assert np.abs(mean - wide.mean(1, keepdims=True)).max() <= 2e-7
+        far = wide.var(1, keepdims=True) * shape[1]
+        assert (np.abs(squares - far) <= 1e-6 * far).all()
+
+
+def layernorm(
+    get: Get, x: np.ndarray, w: np.ndarray, b: np.ndarray, axes: list[int], device: Device, orders: Sequence[int] = (0, 1)
+) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
+    """The plan's kind, the result, each row's mean and its squared distances from it."""
+    per_row = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
+    y, mean, squares = np.empty(x.shape, x.dtype), np.empty(per_row, np.float32), np.empty(per_row, np.float32)
+    plan = rows(
+        get("layernorm float"),
+        "layernorm",
+        [y, mean, squares],
+        [x, w, b],
+        axes,
+        sweeps=2,
+        on_chip=12,
+        device=device,
+        orders=orders,
+    )
+    return plan.kind, y, mean, squares
+
+
+# Rows that one sweep is hard put to: little beside a large mean, nothing at all, an outlier where it begins or ends, a
+# mean that moves, none. Each a function of numbers around 0 and of their places, from 0 to 1.
+HOSTILE: list[Callable[[np.ndarray, np.ndarray], np.ndarray]] = [
+    lambda x, t: np.where(t == 0, 1e6, x),
+    lambda x, t: x,
+    lambda x, t: x + 1e4,
+    lambda x, t: x * 100 + 1e8,
+    lambda x, t: 0 * x + 0.1,
+    lambda x, t: np.where(t == 1, 1e6, x),
+    lambda x, t: x + 1e4 * t,
+    lambda x, t: np.where(t < 0.3, x, x + 1e5),
+    lambda x, t: np.where(t == t[len(t) // 2], 3.0000002, 3.0),
+    lambda x, t: np.where(t == 0, np.inf, x),
+    lambda x, t: np.where(t == 1, -np.inf, x),
+    lambda x, t: np.where(t == 0, np.inf, np.where(t == 1, -np.inf, x)),
+    lambda x, t: np.where(t == t[len(t) // 2], np.nan, x),
+]
+
+
+@pytest.mark.parametrize(
+    "size, axes, device, kind",
+    [
+        (8203, [1], H200._replace(sms=4, capability=(8, 0)), "block"),
+        (9003, [1], SMALL._replace(sms=16, shared_per_block=26 << 10), "cluster"),
+        (25_003, [1], SPREAD._replace(sms=16), "grid"),
+        (12_301, [1], WAITING, "staged"),
+        (1200, [0], OLD, "side by side"),
+        (5000, [0], SPREAD, "side by side"),
+    ],
+)
+def test_moments_in_one_sweep(program: Get, size: int, axes: list[int], device: Device, kind: str) -> None:
+    """Squared distances to a few roundings, however small they are beside the mean; 0 where all elements are equal. Of a
+    row with infinities the mean is what its sum is, and there are no distances."""
+    t, w = np.linspace(0, 1, size), np.ones([1 if axis not in axes else size for axis in (0, 1)], np.float32)
+    made = [make(RANDOM.standard_normal(size), t) for make in HOSTILE]
+    many = kind == "cluster"  # thousands of threads, which meet at every barrier
+    for off, orders in ((0, (0,)), (3, (0, 1)))[many:]:
+        x = misaligned(np.stack(made, 1 - axes[0]).astype(np.float32), off)
+        found, _, mean, squares = layernorm(program, x, w, 0 * w, axes, device, orders[many:])
+        assert found == kind
+        eps, wide = EPS[np.float32], x.astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            centre = wide.mean(axes[0], keepdims=True)
+            far = ((wide - centre) ** 2).sum(axes[0], keepdims=True)
+            far[far < 1e-20 * size] = 0  # the truth's own rounding, where all elements are equal
+            off_mean = np.abs(mean - centre) - 2 * eps * (np.abs(centre) + np.sqrt(far / size))
+            off_far = np.abs(squares - far) / np.where(far == 0, 1e-300, eps * far)
+        some = np.isfinite(centre)
+        assert (some | (mean == centre) | (np.isnan(mean) & np.isnan(centre))).all()
+        assert (np.isnan(squares) == np.isnan(far)).all()
+        assert off_mean[some].max() <= 0
+        assert off_far.flat[0] <= 32 and off_far[some][1:].max() <= 4, off_far
 
 
 def test_nan_and_infinity_reach_every_thread(program: Get) -> None:

@@ -16,6 +16,15 @@ class Sweep:
 
 
 @dataclass(frozen=True)
+class Moments:
+    """The mean of `value` along the row, and the sum of its squared distances from that."""
+
+    value: Expr
+    mean: Expr
+    squares: Expr
+
+
+@dataclass(frozen=True)
 class Schedule:
     """Stage k: `scalars[k]` (one value per row, used along it), then `keeps[k]` (per element, kept), then `sweeps[k]`.
 
@@ -35,7 +44,7 @@ class Schedule:
     @property
     def passes(self) -> int:
         """Sweeps over the row, the store among them; keeps ride along with the first that needs them."""
-        return sum(bool(sweep.reductions) for sweep in self.sweeps) + bool(self.stores)
+        return sum(bool(sweep.reductions) for sweep in self.sweeps) - len(self.moments) + bool(self.stores)
 
     def replaces(self, kept: Expr, stage: int) -> bool:
         """A kept value may take the place of the input that it is made of: later sweeps need only the value."""
@@ -64,6 +73,23 @@ class Schedule:
             and shifted.args == (top.args[0], top)
         )
         return (top, exp, total) if found else None
+
+    @property
+    def moments(self) -> dict[int, Moments]:
+        """By stage: a sum whose mean is all that is read of it, and the squares around that, which are all that the next
+        stage sums: one call makes both."""
+        found: dict[int, Moments] = {}
+        for stage in range(len(self.sweeps) - 1):
+            first, second = self.sweeps[stage].reductions, self.sweeps[stage + 1].reductions
+            if stage - 1 not in found and len(first) == len(second) == 1:
+                pair = _moments(first[0], second[0])
+                if pair is not None and self._only_the_mean_is_read(first[0], pair.mean):
+                    found[stage] = pair
+        return found
+
+    def _only_the_mean_is_read(self, total: Expr, mean: Expr) -> bool:
+        users = [expr for expr in walk((*self.stored, *self.put)) if total in expr.args]
+        return users == [mean] and total not in (*self.stored, *self.put)
 
     def reads_later(self, expr: Expr, stage: int, hidden: Collection[int]) -> bool:
         """Whether sweeps from `stage` on, or what they need, have `expr` in them."""
@@ -104,6 +130,18 @@ def schedule(kernel: Kernel) -> Schedule:
         elements=elements,
         loads=tuple(sorted({int(e.detail) for e in order if e.kind == "load" and id(e) in elements})),
     )
+
+
+def _moments(total: Expr, squares: Expr) -> Moments | None:
+    square = squares.args[0]
+    if total.detail != "sum" or squares.detail != "sum" or total.ctype not in FLOAT_TYPES or square.detail != "mul":
+        return None
+    (value,), centred = total.args, square.args[0]
+    if square.args[1] is not centred or centred.detail != "sub" or centred.args[0] is not value:
+        return None
+    mean = centred.args[1]
+    found = mean.detail == "div" and mean.args[0] is total and mean.args[1].kind == "size"
+    return Moments(value, mean, squares) if found else None
 
 
 def _stored_whole(kernel: Kernel, result: int) -> bool:

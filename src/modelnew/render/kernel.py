@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modelnew.kernel.ir import COSTLY, FLOAT_TYPES, Expr, Kernel, walk
-from modelnew.kernel.schedule import Schedule, schedule
+from modelnew.kernel.schedule import Moments, Schedule, schedule
 from modelnew.render.expression import Writer, bare
 from modelnew.render.names import names_of
 
@@ -92,7 +92,7 @@ class RowWriter:
             else:
                 self.text.append(f"auto {name} = row.template {'load' if varies else 'scalar'}<{number}>();")
             self._bind(load, name, handle=varies)
-        exponentials = self.plan.exponentials
+        exponentials, moments = self.plan.exponentials, self.plan.moments
         for stage, sweep in enumerate(self.plan.sweeps):
             self._scalars(self.plan.scalars[stage])
             if exponentials and stage < 2:
@@ -104,7 +104,9 @@ class RowWriter:
                 call = "mn::replace(row, " if self.plan.replaces(kept, stage) else "row.keep("
                 self.text.append(f"auto {name} = {call}{self._functor((kept,))});")
                 self._bind(kept, name, handle=True)
-            if sweep.reductions:
+            if stage in moments:
+                self._moments(moments[stage], stage)
+            elif sweep.reductions and stage - 1 not in moments:
                 self._reduce(sweep.reductions)
         self._finish()
         return self.text
@@ -173,6 +175,18 @@ class RowWriter:
             own = self.unique(member)
             self.text.append(f"{'auto' if expr is exp else 'const auto'} {own} = {name}.{member};")
             self._bind(expr, own, handle=expr is exp)
+
+    def _moments(self, found: Moments, stage: int) -> None:
+        """One call for two sweeps; its mean gets a name only where something else reads it."""
+        name = self.unique("moments")
+        functor = self._functor((found.value,))
+        self.text.append(f"const auto {name} = row.template moments<{found.value.ctype}>({functor});")
+        self._bind(found.mean, f"{name}.mean", handle=False)
+        for expr, member in ((found.mean, "mean"), (found.squares, "squares")):
+            if expr is found.squares or self.plan.reads_later(expr, stage + 2, {id(found.squares)}):
+                own = self.unique(member)
+                self.text.append(f"const auto {own} = {name}.{member};")
+                self._bind(expr, own, handle=False)
 
     def _divisor(self, expr: Expr) -> None:
         """What all elements of a row are divided by is made ready for that once."""

@@ -67,22 +67,23 @@ MN_EXPORT int softmax(void* y, void* shifted, const void* x, const int64_t* plan
   return mn::rows<softmax_body, mn::types<T, T>, mn::types<T>>({y, shifted}, {x}, plan, queue);
 }
 
-// two passes over memory, operands that vary along the row only, a store and a value per row
+// moments, operands that vary along the row only, a store and values per row
 struct normalize_body {
   template <class Row>
   MN_FN void operator()(Row& row) const {
     auto x = row.template load<0>();
     auto weight = row.template load<1>();
-    const C n = mn::cast<C>(row.size());
-    const C mean = row.reduce(mn::sum<C>{}, [=](C x) { return x; }, x) / n;
-    const C variance = row.reduce(mn::sum<C>{}, [=](C x) { return (x - mean) * (x - mean); }, x) / n;
-    const C scale = mn::rsqrt(variance + C(1e-5));
+    const auto moments = row.template moments<C>([=](C x) { return x; }, x);
+    const C mean = moments.mean;
+    const C scale = mn::rsqrt(moments.squares / mn::cast<C>(row.size()) + C(1e-5));
     row.template store<0>([=](C x, C w) { return (x - mean) * scale * w; }, x, weight);
     row.template put<1>(mean);
+    row.template put<2>(moments.squares);
   }
 };
-MN_EXPORT int normalize(void* y, void* mean, const void* x, const void* weight, const int64_t* plan, mn::queue queue) {
-  return mn::rows<normalize_body, mn::types<T, C>, mn::types<T, T>>({y, mean}, {x, weight}, plan, queue);
+MN_EXPORT int normalize(void* y, void* mean, void* squares, const void* x, const void* weight, const int64_t* plan,
+                        mn::queue queue) {
+  return mn::rows<normalize_body, mn::types<T, C, C>, mn::types<T, T>>({y, mean, squares}, {x, weight}, plan, queue);
 }
 #endif
 

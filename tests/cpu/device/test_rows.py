@@ -123,20 +123,70 @@ def check_softmax(x: torch.Tensor, dims: Sequence[int], threads: int = 2, cache:
 
 def check_normalize(x: torch.Tensor, dims: Sequence[int], threads: int = 2) -> str:
     weight = data([n if d in dims else 1 for d, n in enumerate(x.shape)], x.dtype, 2).expand(x.shape)
-    y, mean = torch.empty(x.shape, dtype=x.dtype), per_row(x.shape, dims, torch.promote_types(x.dtype, torch.float32))
-    kind = run("normalize", [y, mean], [x, weight], dims, threads)
+    computed = torch.promote_types(x.dtype, torch.float32)
+    y, mean, squares = torch.empty(x.shape, dtype=x.dtype), *(per_row(x.shape, dims, computed) for _ in range(2))
+    kind = run("normalize", [y, mean, squares], [x, weight], dims, threads)
     wide = x.double()
     centre = wide.mean(tuple(dims), keepdim=True)
-    truth = (
-        (wide - centre) * ((wide - centre).square().mean(tuple(dims), keepdim=True) + 1e-5).rsqrt() * weight.double()
-    )
+    spread = (wide - centre).square().mean(tuple(dims), keepdim=True)
+    truth = (wide - centre) * (spread + 1e-5).rsqrt() * weight.double()
     eps = torch.finfo(x.dtype).eps
     # rows of equal elements stay 0 but for the rounding of the mean, which 1e-5 enlarges by 300
     assert (
         (y.double() - truth).abs() <= 8 * eps * (1 + truth.abs()) + 1e3 * torch.finfo(mean.dtype).eps * wide.abs().max()
     ).all()
-    assert torch.allclose(first(mean, dims).double(), centre, rtol=1e-5, atol=1e-6)
+    assert_moments(x, dims, first(mean, dims), first(squares, dims))
     return kind
+
+
+def assert_moments(x: torch.Tensor, dims: Sequence[int], mean: torch.Tensor, squares: torch.Tensor) -> None:
+    """The mean as good as a sum in pairs gives it; squared distances, however small beside the mean, to a few roundings."""
+    wide, eps = x.double(), torch.finfo(mean.dtype).eps
+    centre = wide.mean(dims, keepdim=True)
+    far = (wide - centre).square().sum(dims, keepdim=True)
+    count = x.numel() // far.numel()
+    assert ((mean.double() - centre).abs() <= 2 * eps * (centre.abs() + (far / count).sqrt())).all()
+    floor = 0 if mean.dtype == torch.float32 else count * (eps * centre) ** 2  # of the truth itself
+    assert ((squares.double() - far).abs() <= 4 * eps * far + floor).all()
+
+
+HOSTILE = {
+    "far from 0": lambda x: x + 1e4,
+    "few bits": lambda x: x * 100 + 1e8,
+    "equal": lambda x: torch.full_like(x, 0.1),
+    "an outlier first": lambda x: torch.cat([torch.full_like(x[:1], 1e6), x[1:]]),
+    "an outlier last": lambda x: torch.cat([x[:-1], torch.full_like(x[:1], 1e6)]),
+    "rising": lambda x: torch.arange(len(x)) + x,
+    "two levels": lambda x: torch.where(torch.arange(len(x)) < len(x) // 3, x, x + 1e5),
+    "1 of many": lambda x: torch.where(torch.arange(len(x)) == len(x) // 2, 3.0000002, 3.0),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_moments_of_hostile_rows(case: str) -> None:
+    for rows, size, kind in ((2, 70_001, "split"), (20, 5000, "whole"), (16, 1100, "columns"), (3, 100, "columns")):
+        row = HOSTILE[case](data([size])).float()
+        x = torch.stack([row + 0 * r for r in range(rows)], 1 if kind == "columns" else 0)
+        dims = (0,) if kind == "columns" else (1,)
+        mean, squares = (per_row(x.shape, dims, torch.float32) for _ in range(2))
+        assert run("normalize", [torch.empty(x.shape), mean, squares], [x, x], dims) == kind
+        assert_moments(x, dims, first(mean, dims), first(squares, dims))
+
+
+def test_moments_of_rows_without_a_mean() -> None:
+    """As sums: one infinity is the mean, two of them or a NaN are none; of no such row there are distances."""
+    for shape, dims, kind in (((4, 70_001), (1,), "split"), ((4, 5000), (1,), "whole"), ((5000, 4), (0,), "columns")):
+        x = data(shape)
+        rows = x if dims == (1,) else x.t()
+        for place in (0, 1, rows.shape[1] - 1):
+            rows[:] = 1.0
+            rows[0, place], rows[1, [place, 7]] = float("inf"), torch.tensor([float("inf"), float("-inf")])
+            rows[2, place] = float("nan")
+            mean, squares = (per_row(x.shape, dims, torch.float32) for _ in range(2))
+            assert run("normalize", [torch.empty(x.shape), mean, squares], [x, x], dims) == kind
+            found = first(mean, dims).flatten()
+            assert found[0] == float("inf") and found[1:3].isnan().all() and found[3] == 1
+            assert torch.equal(first(squares, dims).flatten().isnan(), torch.tensor([True, True, True, False]))
 
 
 def check_pick(x: torch.Tensor, dims: Sequence[int], in_order: bool = True) -> str:

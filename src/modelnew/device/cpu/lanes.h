@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/core.h"
+#include "common/moments.h"
 
 namespace mn {
 
@@ -148,30 +149,70 @@ struct cascade {
 // all stay in registers.
 constexpr int64_t lane_count = 64;
 
-// A reduction in progress: `add` tiles, then `total`. A row shorter than all lanes uses as many as it has elements.
+// The `n` elements of a tile, lane by lane.
+template <class R, class Element>
+MN_FN void add_all(accumulators<R, lane_count>& tile, int64_t n, const Element& element) {
+  int64_t i = 0;
+  for (; i + lane_count <= n; i += lane_count) {
+#pragma omp simd
+    for (int64_t l = 0; l < lane_count; ++l) tile.add(l, reduced_value<R>(element(i + l)));
+  }
+  const int64_t rest = n - i;
+#pragma omp simd
+  for (int64_t l = 0; l < rest; ++l) tile.add(l, reduced_value<R>(element(i + l)));
+}
+
+// A row shorter than all lanes uses as many as it has elements.
+MN_FN int64_t lanes_for(int64_t elements) {
+  return elements < lane_count ? (elements + fold_width - 1) / fold_width * fold_width : lane_count;
+}
+
+// A reduction in progress: `add` tiles, then `total`.
 template <class R>
 struct reduction {
   cascade<R, lane_count> sums;
   int64_t lanes;
 
-  MN_FN explicit reduction(int64_t elements)
-      : lanes(elements < lane_count ? (elements + fold_width - 1) / fold_width * fold_width : lane_count) {}
+  MN_FN explicit reduction(int64_t elements) : lanes(lanes_for(elements)) {}
 
   template <class Element>
   MN_FN void add(int64_t n, const Element& element) {
     accumulators<R, lane_count> tile;
     tile.clear(lanes);
-    int64_t i = 0;
-    for (; i + lane_count <= n; i += lane_count) {
-#pragma omp simd
-      for (int64_t l = 0; l < lane_count; ++l) tile.add(l, reduced_value<R>(element(i + l)));
-    }
-    const int64_t rest = n - i;
-#pragma omp simd
-    for (int64_t l = 0; l < rest; ++l) tile.add(l, reduced_value<R>(element(i + l)));
+    add_all(tile, n, element);
     sums.add(tile, lanes);
   }
   MN_FN typename R::type total() { return sums.finish(lanes).total(lanes); }
+};
+
+// The same of moments: the first tile's distances are taken from its own mean, others' from that of the tiles before.
+template <class C>
+struct spreading {
+  spread<C> all = {};
+  C origin = C(0);
+  int64_t lanes;
+
+  MN_FN explicit spreading(int64_t elements) : lanes(lanes_for(elements)) {}
+
+  template <class Element>
+  MN_FN void add(int64_t n, const Element& element) {
+    if (all.count == C(0)) {
+      accumulators<sum<C>, lane_count> tile;
+      tile.clear(lanes);
+      add_all(tile, n, element);
+      origin = finite_or_zero(tile.total(lanes) / C(n));
+    }
+    const C from = origin;
+    accumulators<together_of<sum<C>, sum<C>>, lane_count> tile;
+    tile.clear(lanes);
+    add_all(tile, n, [&](int64_t i) {
+      const C far = cast<C>(element(i)) - from;
+      return values(far, far * far);
+    });
+    const auto found = tile.total(lanes);
+    all.add(C(n), from, get<0>(found), get<1>(found));
+    origin = all.next_origin();
+  }
 };
 
 }  // namespace mn

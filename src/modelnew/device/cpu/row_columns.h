@@ -122,6 +122,47 @@ MN_FN auto column_element(const lazy<F, H...>& handle, const pack<View...>& view
   return column_element_of(handle, view, depth, lane, indices_to<sizeof...(H)>{});
 }
 
+// The moments of rows side by side, and the group of their elements that is being summed.
+template <class C>
+struct column_spread {
+  using reductions = together_of<sum<C>, sum<C>>;
+  spread<C> all[most_lanes] = {};
+  C origin[most_lanes] = {};
+  cascade<reductions, most_lanes> sums;
+
+  // Origins: the means of so many elements.
+  template <class Element>
+  MN_FN void begin(int64_t depth, int64_t lanes, const Element& element) {
+    for (int64_t d = 0; d < depth; ++d) {
+#pragma omp simd
+      for (int64_t l = 0; l < lanes; ++l) origin[l] += element(d, l);
+    }
+    for (int64_t l = 0; l < lanes; ++l) origin[l] = finite_or_zero(origin[l] / C(depth));
+  }
+  template <class Element>
+  MN_FN void add(int64_t first, int64_t last, int64_t lanes, int64_t padded, const Element& element) {
+    accumulators<reductions, most_lanes> part;
+    part.clear(padded);
+    for (int64_t d = first; d < last; ++d) {
+#pragma omp simd
+      for (int64_t l = 0; l < lanes; ++l) {
+        const C far = element(d, l) - origin[l];
+        part.add(l, values(far, far * far));
+      }
+    }
+    sums.add(part, padded);
+  }
+  MN_FN void fold(int64_t terms, int64_t lanes, int64_t padded) {
+    const auto& total = sums.finish(padded);
+    for (int64_t l = 0; l < lanes; ++l) {
+      const auto found = total.at(l);
+      all[l].add(C(terms), origin[l], get<0>(found), get<1>(found));
+      origin[l] = all[l].next_origin();
+    }
+    for (int64_t& count : sums.terms) count = 0;
+  }
+};
+
 template <class... Outs, class... Ins, size_t... O, size_t... I>
 inline void open_columns(column_block<types<Outs...>, types<Ins...>>& b, const std::array<void*, sizeof...(Outs)>& outs,
                          const std::array<const void*, sizeof...(Ins)>& ins, indices<O...>, indices<I...>) {
@@ -165,24 +206,14 @@ class column_row {
 
   template <class R, class F, class... H>
   MN_FN typename R::type reduce(R, F f, H... h) {
-    using V = typename R::type;
-    const int64_t sweep = sweep_++;
-    if (sweep >= most_sweeps) block_.failed = true;
-    if (block_.failed || sweep > block_.pass) return R::identity();
-    if (sweep == block_.pass) {
-      if (const auto* all = collect(lazy<F, H...>{f, values(h...)})) {
-        V* found = block_.memory.template take<V>(block_.lanes);
-        void* space = block_.memory.template take<cascade<R, most_lanes>>(1);
-        if (found == nullptr || space == nullptr) {
-          block_.failed = true;
-          return R::identity();
-        }
-        run_reduce<R>(all, *new (space) cascade<R, most_lanes>, found);
-        block_.found[sweep] = found;
-      }
-      return R::identity();
-    }
-    return static_cast<const V*>(block_.found[sweep])[lane_];
+    return per_row<cascade<R, most_lanes>>(R::identity(), lazy<F, H...>{f, values(h...)},
+                                           [&](const auto* all, auto& sums, auto* found) { run_reduce<R>(all, sums, found); });
+  }
+
+  template <class C, class F, class... H>
+  MN_FN moments_of<C> moments(F f, H... h) {
+    return per_row<detail::column_spread<C>>(moments_of<C>{}, lazy<F, H...>{f, values(h...)},
+                                             [&](const auto* all, auto& own, auto* found) { run_moments(all, own, found); });
   }
 
   template <size_t... O, class F, class... H>
@@ -206,6 +237,28 @@ class column_row {
   int64_t sweeps() const { return sweep_; }
 
  private:
+  // What a sweep finds, one value for each row: run(functors, Space, results) makes all of them. Before, `nothing`.
+  template <class Space, class V, class Element, class Run>
+  MN_FN V per_row(V nothing, const Element& element, const Run& run) {
+    const int64_t sweep = sweep_++;
+    if (sweep >= most_sweeps) block_.failed = true;
+    if (block_.failed || sweep > block_.pass) return nothing;
+    if (sweep == block_.pass) {
+      if (const auto* all = collect(element)) {
+        V* found = block_.memory.template take<V>(block_.lanes);
+        void* space = block_.memory.template take<Space>(1);
+        if (found == nullptr || space == nullptr) {
+          block_.failed = true;
+          return nothing;
+        }
+        run(all, *new (space) Space, found);
+        block_.found[sweep] = found;
+      }
+      return nothing;
+    }
+    return static_cast<const V*>(block_.found[sweep])[lane_];
+  }
+
   // The functors of all rows of the block, once the last row has brought its own.
   template <class Element>
   MN_FN const Element* collect(const Element& element) {
@@ -237,6 +290,34 @@ class column_row {
     });
     const auto& total = sums.finish(padded);
     for (int64_t l = 0; l < lanes; ++l) found[l] = total.at(l);
+  }
+
+  // Each group is about as long as all before it, and the first, around the mean of a tile, at least that tile's depth.
+  template <class Element, class C>
+  void run_moments(const Element* all, detail::column_spread<C>& own, moments_of<C>* found) {
+    const int64_t lanes = block_.lanes, padded = (lanes + fold_width - 1) / fold_width * fold_width;
+    int64_t terms = 0, most = 0;
+    block_.sweep([&] {
+      const auto view = block_.view(all[0]);
+      const auto element = [&](int64_t d, int64_t l) { return cast<C>(detail::column_element(all[l], view, d, l)); };
+      if (most == 0) {
+        most = block_.depth < own.sums.fan ? own.sums.fan : block_.depth;
+        own.begin(block_.depth, lanes, element);
+      }
+      for (int64_t first = 0; first < block_.depth;) {
+        int64_t count = block_.depth - first < own.sums.fan ? block_.depth - first : own.sums.fan;
+        if (most - terms < count) count = most - terms;
+        own.add(first, first + count, lanes, padded, element);
+        first += count;
+        terms += count;
+        if (terms < most) continue;
+        own.fold(terms, lanes, padded);
+        most = most * 2;
+        terms = 0;
+      }
+    });
+    if (terms > 0) own.fold(terms, lanes, padded);
+    for (int64_t l = 0; l < lanes; ++l) found[l] = {own.all[l].origin + own.all[l].from_origin(), own.all[l].squares};
   }
 
   template <class Element, size_t... O, size_t... K>

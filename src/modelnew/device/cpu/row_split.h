@@ -53,11 +53,7 @@ class split_row {
   auto reduce(R, F f, H... h) {
     using V = typename R::type;
     const lazy<F, H...> element{f, values(h...)};
-    V* partial = scratch::of_thread().template take<V>(chunks_);
-    if (partial == nullptr) {
-      failed_ = true;
-      return R::identity();
-    }
+    V* partial = chunk_results<V>();
     sweep([&](ports_t& ports, int64_t chunk, int64_t first, int64_t count) {
       reduction<R> result(size());
       ports.sweep(first, count, [&] {
@@ -66,9 +62,29 @@ class split_row {
       });
       partial[chunk] = result.total();
     });
-    for (int64_t step = 1; step < chunks_; step *= 2)
-      for (int64_t c = 0; c + step < chunks_; c += 2 * step) partial[c] = R::combine(partial[c], partial[c + step]);
-    return partial[0];
+    return in_pairs<R>(partial);
+  }
+
+  template <class C, class F, class... H>
+  moments_of<C> moments(F f, H... h) {
+    using means = mean_of_spreads<C>;
+    using sums = sums_of_spreads<C>;
+    const lazy<F, H...> element{f, values(h...)};
+    spread<C>* part = chunk_results<spread<C>>();
+    auto* mean = chunk_results<typename means::type>();
+    auto* far = chunk_results<typename sums::type>();
+    sweep([&](ports_t& ports, int64_t chunk, int64_t first, int64_t count) {
+      spreading<C> result(size());
+      ports.sweep(first, count, [&] {
+        const auto view = ports.view(element);
+        result.add(ports.tiles.size(), [&](int64_t i) { return view[i]; });
+      });
+      part[chunk] = result.all;
+      mean[chunk] = means::of(result.all);
+    });
+    const C centre = in_pairs<means>(mean).mean;
+    for (int64_t c = 0; c < chunks_ && !failed_; ++c) far[c] = sums::of(part[c], centre);
+    return sums::moments(centre, C(size()), in_pairs<sums>(far));
   }
 
   template <size_t... O, class F, class... H>
@@ -85,6 +101,21 @@ class split_row {
   }
 
  private:
+  template <class V>
+  V* chunk_results() {
+    V* results = scratch::of_thread().template take<V>(chunks_);
+    if (results == nullptr) failed_ = true;
+    return results;
+  }
+  // All chunks' results: neighbours first.
+  template <class R>
+  auto in_pairs(typename R::type* partial) const {
+    if (failed_) return R::identity();
+    for (int64_t step = 1; step < chunks_; step *= 2)
+      for (int64_t c = 0; c + step < chunks_; c += 2 * step) partial[c] = R::combine(partial[c], partial[c + step]);
+    return partial[0];
+  }
+
   // f(ports, chunk, first tile, number of tiles) for every chunk, in parallel
   template <class F>
   void sweep(const F& f) {

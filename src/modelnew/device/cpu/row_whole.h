@@ -56,6 +56,17 @@ class whole_row {
     return result.total();
   }
 
+  template <class C, class F, class... H>
+  MN_FN moments_of<C> moments(F f, H... h) {
+    const lazy<F, H...> element{f, values(h...)};
+    spreading<C> result(size_);
+    sweep([&] {
+      const auto view = ports_.view(element);
+      result.add(ports_.tiles.size(), [&](int64_t i) { return view[i]; });
+    });
+    return {result.all.origin + result.all.from_origin(), result.all.squares};
+  }
+
   template <size_t... O, class F, class... H>
   MN_FN void store(F f, H... h) {
     const lazy<F, H...> element{f, values(h...)};

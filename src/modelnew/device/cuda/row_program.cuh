@@ -7,6 +7,7 @@
 
 #include "cuda/domain.cuh"
 #include "cuda/operands.cuh"
+#include "cuda/row_moments.cuh"
 
 namespace mn {
 
@@ -139,6 +140,11 @@ struct row_program {
     auto e = self().replace([=](auto... x) { return exp(f(x...) - top); }, h...);
     const C total = self().reduce(sum<C>{}, [](C x) { return x; }, e);
     return softened<C, decltype(e)>{top, e, total};
+  }
+
+  template <class C, class F, class... H>
+  MN_FN moments_of<C> moments(F f, const H&... h) {
+    return moments_in_one_sweep<C>(self(), f, h...);
   }
 
   template <size_t O, class Value>

@@ -91,6 +91,11 @@ struct register_row : row_program<register_row<Outs, Ins, Width, U, Runs, Even, 
     }
   }
 
+  template <class C, class F, class... H>
+  MN_FN moments_of<C> moments(F f, const H&... h) {
+    return moments_in_two_sweeps<C>(*this, f, h...);
+  }
+
   template <class Op, class A>
   MN_FN A combine(Op op, A value) {
     if constexpr (Threads == 32) return combine_warp(op, value);
