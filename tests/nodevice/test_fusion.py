@@ -7,6 +7,8 @@ from torch import nn
 
 from modelnew.compiler import compile_module
 from modelnew.explain import Explanation
+from modelnew.kernel.schedule import schedule
+from modelnew.render.kernel import render_kernel
 from tests.compiled import Function, names
 
 X = torch.randn(6, 10)
@@ -74,14 +76,38 @@ def test_equal_regions_share_a_kernel():
 
 
 def test_passes_of_a_row_program():
-    """softmax: maximum, sum, store. Layer norm: mean, variance, store."""
-    from modelnew.kernel.schedule import schedule
-
+    """softmax: maximum, sum, store. Layer norm: moments, store."""
     softmax = compile_module(Function(lambda s, x: x.softmax(1)), (X,)).kernels[0]
     norm = compile_module(nn.LayerNorm(10), (X,)).kernels[0]
     assert schedule(softmax).passes == 3
-    assert schedule(norm).passes == 3
+    assert schedule(norm).passes == 2
     assert [len(keeps) for keeps in schedule(softmax).keeps] == [0, 1, 0], "exponentials are computed once"
+
+
+MOMENTS = {
+    "norms": (lambda s, x: s.norm(x), 2),
+    "of what is computed": (lambda s, x: s.norm(x * 2 + 1), 2),
+    "variance": (lambda s, x: x.var(1), 1),
+    "both, and a result along the row": (lambda s, x: (x.std(1), x.mean(1), x - x.mean(1, keepdim=True)), 2),
+    "by hand": (lambda s, x: ((x - x.mean(1, keepdim=True)) ** 2).mean(1), 1),
+    "twice": (lambda s, x: (lambda y: y - y.var(1, keepdim=True))(x / x.std(1, keepdim=True)), 3),
+}
+NO_MOMENTS = {
+    "the sum is read too": (lambda s, x: (x.sum(1), x.var(1)), 2),
+    "another's mean": (lambda s, x: ((x * x - x.mean(1, keepdim=True)) ** 2).mean(1), 2),
+    "not squared": (lambda s, x: ((x - x.mean(1, keepdim=True)) * x).mean(1), 2),
+    "not its mean": (lambda s, x: ((x - x.sum(1, keepdim=True) / 3) ** 2).mean(1), 2),
+    "largest square": (lambda s, x: ((x - x.mean(1, keepdim=True)) ** 2).amax(1), 2),
+    "more in the first sweep": (lambda s, x: (x.var(1), x.amax(1)), 2),
+}
+
+
+@pytest.mark.parametrize("case", [*MOMENTS, *NO_MOMENTS])
+def test_mean_and_squares_are_one_pass(case):
+    function, passes = {**MOMENTS, **NO_MOMENTS}[case]
+    (kernel,) = compile_module(Function(function, **layers()), (X,)).kernels
+    assert schedule(kernel).passes == passes
+    assert ("moments" in render_kernel(kernel)) == (case in MOMENTS)
 
 
 def test_no_cycle_between_regions():

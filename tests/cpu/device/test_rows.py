@@ -147,7 +147,7 @@ def assert_moments(x: torch.Tensor, dims: Sequence[int], mean: torch.Tensor, squ
     count = x.numel() // far.numel()
     assert ((mean.double() - centre).abs() <= 2 * eps * (centre.abs() + (far / count).sqrt())).all()
     floor = 0 if mean.dtype == torch.float32 else count * (eps * centre) ** 2  # of the truth itself
-    assert ((squares.double() - far).abs() <= 4 * eps * far + floor).all()
+    assert ((squares.double() - far).abs() <= 8 * eps * far + floor).all()
 
 
 HOSTILE = {
@@ -164,7 +164,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_moments_of_hostile_rows(case: str) -> None:
-    for rows, size, kind in ((2, 70_001, "split"), (20, 5000, "whole"), (16, 1100, "columns"), (3, 100, "columns")):
+    for rows, size, kind in ((2, 70_001, "split"), (20, 5000, "whole"), (16, 1100, "columns"), (300, 3100, "columns")):
         row = HOSTILE[case](data([size])).float()
         x = torch.stack([row + 0 * r for r in range(rows)], 1 if kind == "columns" else 0)
         dims = (0,) if kind == "columns" else (1,)

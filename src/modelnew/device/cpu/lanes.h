@@ -118,6 +118,9 @@ struct cascade {
   accumulators<R, Count> level[most_levels];
   int64_t terms[most_levels] = {};
 
+  MN_FN void begin() {
+    for (int64_t& count : terms) count = 0;
+  }
   // One more term for each of `count` accumulators; a term is itself the sum of at most `fan` values.
   MN_FN void add(const accumulators<R, Count>& term, int64_t count) {
     put(0, term, count);
@@ -149,22 +152,23 @@ struct cascade {
 // all stay in registers.
 constexpr int64_t lane_count = 64;
 
-// The `n` elements of a tile, lane by lane.
-template <class R, class Element>
-MN_FN void add_all(accumulators<R, lane_count>& tile, int64_t n, const Element& element) {
+// f(lane, element) for the `n` elements of a tile, so many lanes at a time.
+template <int64_t Lanes, class F>
+MN_FN void in_lanes(int64_t n, const F& f) {
   int64_t i = 0;
-  for (; i + lane_count <= n; i += lane_count) {
+  for (; i + Lanes <= n; i += Lanes) {
 #pragma omp simd
-    for (int64_t l = 0; l < lane_count; ++l) tile.add(l, reduced_value<R>(element(i + l)));
+    for (int64_t l = 0; l < Lanes; ++l) f(l, i + l);
   }
   const int64_t rest = n - i;
 #pragma omp simd
-  for (int64_t l = 0; l < rest; ++l) tile.add(l, reduced_value<R>(element(i + l)));
+  for (int64_t l = 0; l < rest; ++l) f(l, i + l);
 }
 
 // A row shorter than all lanes uses as many as it has elements.
+template <int64_t Lanes>
 MN_FN int64_t lanes_for(int64_t elements) {
-  return elements < lane_count ? (elements + fold_width - 1) / fold_width * fold_width : lane_count;
+  return elements < Lanes ? (elements + fold_width - 1) / fold_width * fold_width : Lanes;
 }
 
 // A reduction in progress: `add` tiles, then `total`.
@@ -173,13 +177,14 @@ struct reduction {
   cascade<R, lane_count> sums;
   int64_t lanes;
 
-  MN_FN explicit reduction(int64_t elements) : lanes(lanes_for(elements)) {}
+  MN_FN explicit reduction(int64_t elements) : lanes(lanes_for<lane_count>(elements)) {}
 
   template <class Element>
   MN_FN void add(int64_t n, const Element& element) {
     accumulators<R, lane_count> tile;
     tile.clear(lanes);
-    add_all(tile, n, element);
+    in_lanes<lane_count>(
+        n, [&](int64_t l, int64_t i) __attribute__((always_inline)) { tile.add(l, reduced_value<R>(element(i))); });
     sums.add(tile, lanes);
   }
   MN_FN typename R::type total() { return sums.finish(lanes).total(lanes); }
@@ -188,30 +193,38 @@ struct reduction {
 // The same of moments: the first tile's distances are taken from its own mean, others' from that of the tiles before.
 template <class C>
 struct spreading {
+  static constexpr int64_t half = lane_count / 2;  // there are two sums for each lane
   spread<C> all = {};
   C origin = C(0);
-  int64_t lanes;
+  int64_t elements;  // of the row
 
-  MN_FN explicit spreading(int64_t elements) : lanes(lanes_for(elements)) {}
+  MN_FN explicit spreading(int64_t size) : elements(size) {}
 
   template <class Element>
   MN_FN void add(int64_t n, const Element& element) {
-    if (all.count == C(0)) {
-      accumulators<sum<C>, lane_count> tile;
-      tile.clear(lanes);
-      add_all(tile, n, element);
-      origin = finite_or_zero(tile.total(lanes) / C(n));
-    }
+    if (all.count == C(0)) origin = finite_or_zero(sum_of(n, element) / C(n));
     const C from = origin;
-    accumulators<together_of<sum<C>, sum<C>>, lane_count> tile;
-    tile.clear(lanes);
-    add_all(tile, n, [&](int64_t i) {
+    const int64_t used = lanes_for<half>(elements);
+    accumulators<sum<C>, half> distances, squares;
+    distances.clear(used);
+    squares.clear(used);
+    in_lanes<half>(n, [&](int64_t l, int64_t i) __attribute__((always_inline)) {
       const C far = cast<C>(element(i)) - from;
-      return values(far, far * far);
+      distances.add(l, far);
+      squares.add(l, far * far);
     });
-    const auto found = tile.total(lanes);
-    all.add(C(n), from, get<0>(found), get<1>(found));
+    all.add(C(n), from, distances.total(used), squares.total(used));
     origin = all.next_origin();
+  }
+
+ private:
+  template <class Element>
+  MN_FN C sum_of(int64_t n, const Element& element) const {
+    const int64_t used = lanes_for<lane_count>(elements);
+    accumulators<sum<C>, lane_count> total;
+    total.clear(used);
+    in_lanes<lane_count>(n, [&](int64_t l, int64_t i) __attribute__((always_inline)) { total.add(l, element(i)); });
+    return total.total(used);
   }
 };
 

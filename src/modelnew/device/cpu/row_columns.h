@@ -125,10 +125,10 @@ MN_FN auto column_element(const lazy<F, H...>& handle, const pack<View...>& view
 // The moments of rows side by side, and the group of their elements that is being summed.
 template <class C>
 struct column_spread {
-  using reductions = together_of<sum<C>, sum<C>>;
+  static constexpr int64_t fan = 16;
   spread<C> all[most_lanes] = {};
-  C origin[most_lanes] = {};
-  cascade<reductions, most_lanes> sums;
+  alignas(64) C origin[most_lanes] = {};
+  cascade<sum<C>, most_lanes> distances, squares;
 
   // Origins: the means of so many elements.
   template <class Element>
@@ -141,25 +141,28 @@ struct column_spread {
   }
   template <class Element>
   MN_FN void add(int64_t first, int64_t last, int64_t lanes, int64_t padded, const Element& element) {
-    accumulators<reductions, most_lanes> part;
-    part.clear(padded);
+    accumulators<sum<C>, most_lanes> far, square;
+    far.clear(padded);
+    square.clear(padded);
     for (int64_t d = first; d < last; ++d) {
 #pragma omp simd
       for (int64_t l = 0; l < lanes; ++l) {
-        const C far = element(d, l) - origin[l];
-        part.add(l, values(far, far * far));
+        const C distance = element(d, l) - origin[l];
+        far.add(l, distance);
+        square.add(l, distance * distance);
       }
     }
-    sums.add(part, padded);
+    distances.add(far, padded);
+    squares.add(square, padded);
   }
   MN_FN void fold(int64_t terms, int64_t lanes, int64_t padded) {
-    const auto& total = sums.finish(padded);
+    const auto &far = distances.finish(padded), &square = squares.finish(padded);
     for (int64_t l = 0; l < lanes; ++l) {
-      const auto found = total.at(l);
-      all[l].add(C(terms), origin[l], get<0>(found), get<1>(found));
+      all[l].add(C(terms), origin[l], far.at(l), square.at(l));
       origin[l] = all[l].next_origin();
     }
-    for (int64_t& count : sums.terms) count = 0;
+    distances.begin();
+    squares.begin();
   }
 };
 
@@ -299,13 +302,15 @@ class column_row {
     int64_t terms = 0, most = 0;
     block_.sweep([&] {
       const auto view = block_.view(all[0]);
-      const auto element = [&](int64_t d, int64_t l) { return cast<C>(detail::column_element(all[l], view, d, l)); };
+      const auto element = [&](int64_t d, int64_t l) __attribute__((always_inline)) {
+        return cast<C>(detail::column_element(all[l], view, d, l));
+      };
       if (most == 0) {
-        most = block_.depth < own.sums.fan ? own.sums.fan : block_.depth;
+        most = block_.depth < own.fan ? own.fan : block_.depth;
         own.begin(block_.depth, lanes, element);
       }
       for (int64_t first = 0; first < block_.depth;) {
-        int64_t count = block_.depth - first < own.sums.fan ? block_.depth - first : own.sums.fan;
+        int64_t count = block_.depth - first < own.fan ? block_.depth - first : own.fan;
         if (most - terms < count) count = most - terms;
         own.add(first, first + count, lanes, padded, element);
         first += count;

@@ -58,6 +58,7 @@ class whole_row {
 
   template <class C, class F, class... H>
   MN_FN moments_of<C> moments(F f, H... h) {
+    if (tiles_ == 1) return moments_in_two_sweeps<C>(*this, f, h...);
     const lazy<F, H...> element{f, values(h...)};
     spreading<C> result(size_);
     sweep([&] {
