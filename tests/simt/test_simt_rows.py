@@ -186,7 +186,13 @@ def test_rows_that_all_begin_alike(program: Get, shape: tuple[int, int], device:
 
 
 def layernorm(
-    get: Get, x: np.ndarray, w: np.ndarray, b: np.ndarray, axes: list[int], device: Device, orders: Sequence[int] = (0, 1)
+    get: Get,
+    x: np.ndarray,
+    w: np.ndarray,
+    b: np.ndarray,
+    axes: list[int],
+    device: Device,
+    orders: Sequence[int] = (0, 1),
 ) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
     """The plan's kind, the result, each row's mean and its squared distances from it."""
     per_row = [1 if axis in axes else size for axis, size in enumerate(x.shape)]

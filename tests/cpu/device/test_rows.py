@@ -275,9 +275,11 @@ def test_same_bits_for_any_number_of_threads(dtype: torch.dtype) -> None:
             y, total = torch.empty_like(x), per_row(shape, dims, dtype)
             assert run("sum", [total], [x], dims, threads) == kind
             run("softmax", [y, torch.empty_like(x)], [x], dims, threads)
-            results.append((first(total, dims).clone(), y))
-        for total, y in results[1:]:
-            assert torch.equal(total, results[0][0]) and torch.equal(y, results[0][1])
+            mean, squares = (per_row(shape, dims, torch.float32) for _ in range(2))
+            run("normalize", [torch.empty_like(x), mean, squares], [x, x], dims, threads)
+            results.append((first(total, dims).clone(), y, first(mean, dims).clone(), first(squares, dims).clone()))
+        for found in results[1:]:
+            assert all(map(torch.equal, found, results[0]))
 
 
 def test_past_the_cache() -> None:
