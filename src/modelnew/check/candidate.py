@@ -32,10 +32,7 @@ class Candidate:
     def load(self, args: Sequence[Any], kwargs: Mapping[str, Any], dtype: torch.dtype | None, seed: int) -> Answer:
         """Imports the file and constructs `ModelNew`."""
         folder = self.child.folder()
-        try:
-            init = Writer(folder).describe((list(args), dict(kwargs)))
-        except WireError as error:
-            raise CheckError(str(error), doing="handing over the constructor's arguments", on=str(self.path)) from None
+        init = self._described(folder, (list(args), dict(kwargs)), "the constructor's arguments")
         request = {
             "do": "load",
             "path": str(self.path),
@@ -50,11 +47,24 @@ class Candidate:
         self.kernels = dict.fromkeys(answer.kernels, 0)
         return answer
 
+    def _described(self, folder: Path, value: Any, what: str) -> Any:
+        try:
+            return Writer(folder).describe(value)
+        except WireError as error:
+            raise CheckError(str(error), doing=f"handing over {what}", on=str(self.path)) from None
+
     def load_state(self, state: Mapping[str, torch.Tensor], *, in_place: bool = False) -> Answer:
+        return self._with_state("state", state, "loading parameters", in_place=in_place)
+
+    def another(self, state: Mapping[str, torch.Tensor]) -> Answer:
+        """Makes and calls a second `ModelNew` with these parameters."""
+        return self._with_state("another", state, "calling a second ModelNew")
+
+    def _with_state(self, do: str, state: Mapping[str, torch.Tensor], doing: str, **more: Any) -> Answer:
         folder = self.child.folder()
-        described = Writer(folder).describe({name: value.cpu() for name, value in state.items()})
-        request = {"do": "state", "folder": str(folder), "state": described, "in_place": in_place}
-        answer = _answer(self.child.ask(request, self.build_seconds, "loading parameters"))
+        described = self._described(folder, {name: value.cpu() for name, value in state.items()}, "parameters")
+        request = {"do": do, "folder": str(folder), "state": described, **more}
+        answer = _answer(self.child.ask(request, self.build_seconds, doing))
         shutil.rmtree(folder, ignore_errors=True)
         return answer
 
@@ -81,7 +91,7 @@ class Candidate:
         request = {
             "do": "call",
             "folder": str(folder),
-            "inputs": Writer(folder).describe(inputs),
+            "inputs": self._described(folder, inputs, "inputs"),
             "out": str(out),
             "seed": seed,
             "poison": poison,

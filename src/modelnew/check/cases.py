@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from collections.abc import Generator as Yields
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import torch
 
 from modelnew.check.generators import GENERATORS, Generator
-from modelnew.check.layouts import LAYOUTS, expanded, laid_out, with_specials
+from modelnew.check.layouts import LAYOUTS, expanded, laid_out, with_ignored, with_specials
 from modelnew.check.observe import copy_tree, flat, same
 from modelnew.check.resized import Group, Resizer
 from modelnew.check.truth import Reference
@@ -22,6 +22,7 @@ SIZES = (1, 7, 31, 33)  # of a dim: one, prime, either side of a power of two
 MORE_SIZES = (0, 2, 64, 257)  # of the first dim that is open
 DRAWN_SIZES = (6, 10)  # further ones, up to 2 to this power, that nobody knows beforehand
 MOST_INPUTS = 6  # that are changed one by one; the seed draws which
+MOST_ALONE = 3  # that are laid out one by one
 SPECIAL = "nan, infinities, -0 and subnormal numbers"
 
 
@@ -43,6 +44,7 @@ class Case:
     layout: bool = False  # the memory is unusual, so the output's may be too
     gradients: bool = False
     few_runs: bool = False  # its noise is measured by fewer runs
+    far: bool = False  # does not apply where eager leaves the range of its dtype
 
     def named(self, name: str, catches: str) -> Case:
         """The same inputs for another purpose."""
@@ -99,6 +101,7 @@ class Cases:
         resized = list(self._resized())
         yield from resized
         yield from self._laid_out(self.base, "", same_values)
+        yield from self._laid_out_alone(same_values)
         for case in resized[1:3]:  # sizes and strides at once
             yield from self._laid_out(case.inputs, f"{case.name}, ", case.name, self.draw.choice(list(LAYOUTS)))
         catches = "strides of 0"
@@ -108,8 +111,21 @@ class Cases:
         if self._wanted("special values"):
             special, catches = with_specials(self.base, self.draw.getrandbits(62)), SPECIAL
             yield self._case("special values", catches, special)
+            # on a GPU an index out of range ends the process
+            labels = with_ignored(self.base, self.draw.getrandbits(62)) if self.reference.device.type == "cpu" else None
+            if labels is not None and self.reference.takes(labels):
+                yield self._case("ignored labels", "a label of -100 taken for an index", labels, may_refuse=True)
         if self.gradients:
-            yield self._case("gradients", "a missing or wrong backward", self.base, gradients=True)
+            given = {"gradients": self.base} | {f"gradients, {case.name}": case.inputs for case in resized[1:2]}
+            if (across := laid_out(self.base, LAYOUTS["transposed memory"])) is not None:
+                given["gradients, transposed memory"] = across
+            for name, inputs in given.items():
+                may: dict[str, Any] = {
+                    "gradients": True,
+                    "may_refuse": name != "gradients",
+                    "few_runs": name != "gradients",
+                }
+                yield self._case(name, "a missing or wrong backward", inputs, layout="memory" in name, **may)
 
     def at_boundaries(self, ranked: Sequence[AbstractSet[int]], most: int, draw: random.Random) -> Iterator[Case]:
         """Sizes around numbers at which code may change course, those of the first sets first; `most` sizes, which of
@@ -145,7 +161,7 @@ class Cases:
                 state = "shipped" if generator.fill is None else ("integers" if generator.integral else "redrawn")
                 found[generator.name] = inputs
                 if self._wanted(generator.name):
-                    yield Case(generator.name, generator.catches, inputs, state, self.training)
+                    yield Case(generator.name, generator.catches, inputs, state, self.training, far=generator.far)
         return found
 
     def _resized(self) -> Iterator[Case]:
@@ -177,11 +193,42 @@ class Cases:
             if (varied := laid_out(inputs, change)) is not None:
                 yield self._case(prefix + name, catches, varied, may_refuse=True, layout=True, same_values=same_values)
 
+    def _laid_out_alone(self, same_values: str) -> Iterator[Case]:
+        """One of several inputs with its memory transposed: code that looks at another one's strides."""
+        if len(flat(self.base)) < 2 or not self._wanted("transposed memory"):
+            return
+        across = {id(tensor): LAYOUTS["transposed memory"](tensor) for tensor in flat(self.base)}
+        wide = [name for name, tensor in across.items() if tensor is not None]
+        catches = "strides of one input taken for those of all"
+        for number, name in enumerate(self.draw.sample(wide, min(len(wide), MOST_ALONE)), 1):
+            alone = copy_tree(self.base, partial(_in_place_of, {name: across[name]}))
+            about: dict[str, Any] = {"may_refuse": True, "layout": True, "same_values": same_values}
+            yield self._case(f"one input transposed, {number}", catches, alone, **about)
+
     def _wanted(self, name: str) -> bool:
         return self.only is None or name in self.only
 
     def _case(self, name: str, catches: str, inputs: list[Any], training: bool | None = None, **what: Any) -> Case:
         return Case(name, catches, inputs, "redrawn", self.training if training is None else training, **what)
+
+
+def one_value(case: Case, draw: random.Random) -> list[Case]:
+    """The case's inputs with one value in each floating tensor replaced by another that occurs in it, the furthest one."""
+    changed = False
+
+    def one(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal changed
+        if not tensor.is_floating_point() or not tensor.is_contiguous() or tensor.numel() < 2:
+            return tensor
+        new = tensor.clone()
+        elements, place = new.view(-1), draw.randrange(tensor.numel())
+        elements[place] = elements[(elements.double() - float(elements[place])).abs().argmax()]
+        changed = True
+        return new
+
+    inputs = copy_tree(case.inputs, one)
+    catches = "the last answer kept where only a sample of the values is looked at"
+    return [replace(case, name="one value changed", catches=catches, inputs=inputs, few_runs=True)] if changed else []
 
 
 def one_by_one(case: Case, others: list[Any], draw: random.Random) -> list[Case]:
@@ -199,12 +246,24 @@ def one_by_one(case: Case, others: list[Any], draw: random.Random) -> list[Case]
     changed: dict[int, torch.Tensor] = {}
     for x, y in draw.sample(pairs, min(len(pairs), MOST_INPUTS)):
         changed[id(x)] = y
-        inputs = copy_tree(case.inputs, lambda tensor: changed.get(id(tensor), tensor))
+        inputs = copy_tree(case.inputs, partial(_in_place_of, changed))
         number = 1 + len(found)
         catches = "the last answer kept while an input that nobody looked at changes"
         step = replace(case, name=f"one input changed, {number}", catches=catches, inputs=inputs, few_runs=True)
         found.append(step)
     return found
+
+
+def _in_place_of(others: Mapping[int, torch.Tensor | None], tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor that stands for this one, where there is one."""
+    other = others.get(id(tensor))
+    return tensor if other is None else other
+
+
+def same_forms(inputs: list[Any], others: list[Any]) -> bool:
+    """Whether all bytes of some inputs can come to the addresses of the others."""
+    before, after = flat(inputs), flat(others)
+    return len(before) == len(after) and all(map(_same_form, before, after))
 
 
 def _same_form(x: torch.Tensor, y: torch.Tensor) -> bool:

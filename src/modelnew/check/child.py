@@ -12,6 +12,7 @@ import os
 import resource
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,13 +21,13 @@ from torch import nn
 
 from modelnew.check import tamper
 from modelnew.check.gradients import WithGradients
-from modelnew.check.observe import Observer, checksum, copy_tree, flat, launches, moved, seed_all, told, wrote
+from modelnew.check.observe import Observer, checksum, copy_tree, flat, launches, moved, seed_all, told, twin, wrote
 from modelnew.check.streams import call_late
 from modelnew.check.wire import Reader, Writer
 
 
 class Server:
-    """Answers the requests `load`, `state` and `call`."""
+    """Answers the requests, each by the method of its name."""
 
     def __init__(self) -> None:
         self.module: nn.Module | None = None
@@ -34,6 +35,7 @@ class Server:
         self.gradients: Observer | None = None
         self.device = torch.device("cpu")
         self.held: list[Any] = []
+        self.make: Callable[[], nn.Module] | None = None
         self.functions = tamper.functions()
 
     def load(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -60,11 +62,11 @@ class Server:
                 "where": "importing the file",
             }
         args, kwargs = Reader(Path(request["folder"])).value(request["init"])
+        dtype = Reader(Path(request["folder"])).value(request["dtype"])
+        self.make = lambda: cls(*args, **kwargs).to(self.device, dtype)
         seed_all(request["seed"])
         try:
-            self.module = cls(*args, **kwargs)
-            dtype = Reader(Path(request["folder"])).value(request["dtype"])
-            self.module.to(self.device, dtype)
+            self.module = self.make()
         except BaseException as error:
             return _raised("ModelNew()", error)
         self.observer = Observer(self.module)
@@ -83,6 +85,18 @@ class Server:
                 self.module.load_state_dict(state, strict=True)
         except BaseException as error:
             return _raised("load_state_dict", error)
+        return {}
+
+    def another(self, request: dict[str, Any]) -> dict[str, Any]:
+        """A second `ModelNew` with parameters of its own, called once on the last call's inputs; then it goes."""
+        assert self.make is not None
+        try:
+            second = self.make()
+            second.load_state_dict(Reader(Path(request["folder"])).value(request["state"]), strict=True)
+            with torch.no_grad():
+                second(*copy_tree(self.held, twin))
+        except BaseException as error:
+            return _raised("a second ModelNew", error)
         return {}
 
     def checksums(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -152,7 +166,7 @@ def _raised(where: str, error: BaseException) -> dict[str, Any]:
 def serve(requests: IO[str], replies: IO[str]) -> None:
     """Until the requests end."""
     server = Server()
-    handlers = {"load": server.load, "state": server.state, "checksums": server.checksums, "call": server.call}
+    handlers = {name: getattr(server, name) for name in ("load", "state", "another", "checksums", "call")}
     replies.write("{}\n")
     replies.flush()
     for line in requests:

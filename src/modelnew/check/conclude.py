@@ -47,6 +47,8 @@ def conclude(
 
 def _decide(judge: Judge, results: tuple[CaseResult, ...]) -> tuple[bool | None, str]:
     """The verdict, and why there is none."""
+    if judge.unsteady:
+        return None, judge.unsteady
     if any(case.outcome == "rejected" for case in results):
         return False, ""
     if judge.vacuous:

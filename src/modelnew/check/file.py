@@ -155,11 +155,14 @@ class _Task:
         return [self._conclude(item) for item in found]
 
     def _judge(self, path: Path) -> _Found:
-        found = _Found(path, time.monotonic())
+        found, text = _Found(path, time.monotonic()), path.read_bytes()
         found.results += self._results(found, self._cases, ahead=isinstance(self.larger, Larger))
         if isinstance(self.larger, Larger) and not any(case.outcome == "rejected" for case in found.results):
             self.progress(f"candidate: {larger_sizes.NAME}")
             found.results += self._results(found, self._larger)
+        if not path.is_file() or path.read_bytes() != text:
+            reason = "it is no longer what it was when its check began"
+            found.results.append(CaseResult("the file", "files that change while they are judged", "rejected", reason))
         return found
 
     def _conclude(self, found: _Found) -> Report:

@@ -24,10 +24,17 @@ class Generator:
     catches: str
     fill: Fill | None
     integral: bool = False
+    far: bool = False  # the values may leave the range in which the reference's dtype holds its results
 
 
 def _normal(scale: float = 1.0, shift: float = 0.0) -> Fill:
     return lambda shape, generator: torch.randn(shape, generator=generator, dtype=torch.float64) * scale + shift
+
+
+def _magnitudes(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    """From 2^-20 to 2^15, which fp16 still holds, as many of each size and sign."""
+    signs = torch.randint(0, 2, shape, generator=generator).mul_(2).sub_(1)
+    return torch.rand(shape, generator=generator, dtype=torch.float64).mul_(35).sub_(20).exp2_().mul_(signs)
 
 
 def _integers(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
@@ -57,6 +64,9 @@ GENERATORS = (
     Generator("integers", "wrong indices, halos and tails, without any tolerance", _integers, integral=True),
     Generator("one-hot", "products in lower precision than the dtype's", _one_hot),
     Generator("offset", "variances in one pass, exponentials without subtracting the maximum", _normal(1.0, 100.0)),
+    Generator(
+        "magnitudes", "limits that only large values reach, numbers that outgrow an integer", _magnitudes, far=True
+    ),
 )
 
 _BY_SHAPE = {torch.rand, torch.randn}

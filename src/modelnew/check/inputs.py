@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from modelnew.check.generators import Generator, Substitute
-from modelnew.check.observe import copy_tree
+from modelnew.check.observe import copy_tree, own_elements, twin
 from modelnew.check.wide import tensors
 from modelnew.problem import Problem
 
@@ -48,7 +48,10 @@ class GivenInputs:
         source = torch.Generator().manual_seed(seed)
 
         def one(tensor: torch.Tensor) -> torch.Tensor:
-            return fill(tuple(tensor.shape), source).to(tensor.dtype) if tensor.is_floating_point() else tensor
+            if not tensor.is_floating_point():
+                return tensor
+            values = fill(tuple(tensor.shape), source).to(tensor.dtype)
+            return twin(tensor).copy_(values) if own_elements(tensor) else values
 
         found: list[Any] = copy_tree(self.given, one)
         return found

@@ -12,7 +12,7 @@ import torch
 
 from modelnew.check import mutants
 from modelnew.check.answers import result
-from modelnew.check.cases import Case, Cases, Source, one_by_one
+from modelnew.check.cases import Case, Cases, Source, one_by_one, one_value, same_forms
 from modelnew.check.diagnose import explain
 from modelnew.check.generators import GENERATORS, redraw
 from modelnew.check.literals import ranked
@@ -34,6 +34,8 @@ class Candidate(Protocol):
     """What is judged: a file in a process of its own, or a live module."""
 
     def load_state(self, state: Mapping[str, torch.Tensor], *, in_place: bool = False) -> Answer: ...
+
+    def another(self, state: Mapping[str, torch.Tensor]) -> Answer | None: ...
 
     def call(
         self,
@@ -80,7 +82,10 @@ class Judge:
         self.cases += self._maker.at_boundaries(decided, MOST_OF_REFERENCE, draw)
         reference.settle(self.cases[0].inputs)
         normal = self._named("normal")
-        self.steps = one_by_one(normal, self.cases[0].inputs, random.Random(seed)) if normal else []
+        self.steps: list[Case] = []
+        if normal is not None:
+            again = random.Random(seed)
+            self.steps = [*one_value(normal, again), *one_by_one(normal, self.cases[0].inputs, again)]
         self._evaluations: dict[str, Evaluation] = {}
         self._reference_in_use = threading.RLock()  # candidates may be judged side by side
 
@@ -167,9 +172,10 @@ class Judge:
             written = other.named("parameters changed in place", "the last answer kept, weights packed once")
             answer = self._call(candidate, written, reuse=True)
             yield result(written, self.evaluation(other), answer, self.states[other.state])
+            yield from self._beside_another(candidate, shipped, other)
         normal = self._named("normal")
         yield from self._surroundings(candidate, normal or shipped)
-        if normal is None:
+        if normal is None or not same_forms(shipped.inputs, normal.inputs):
             return
         candidate.load_state(self.states[normal.state])
         answer = self._call(candidate, Case(shipped.name, "", shipped.inputs, normal.state, shipped.training))
@@ -182,6 +188,19 @@ class Judge:
             yield result(case, evaluation, answer, self.states[case.state])
             if answer.state:
                 candidate.load_state(self.states[case.state])
+
+    def _beside_another(self, candidate: Candidate, shipped: Case, other: Case) -> Iterator[CaseResult]:
+        """The first case again, after a second module of the same class worked with other parameters."""
+        case = shipped.named("beside another instance", "weights and answers that all instances share")
+        candidate.load_state(self.states[shipped.state])
+        second = candidate.another(self.states[other.state])
+        if second is None:
+            return
+        if second.error:
+            yield CaseResult(case.name, case.catches, "rejected", f"a second ModelNew raises {second.error}")
+            return
+        answer = self._call(candidate, case)
+        yield result(case, self.evaluation(shipped), answer, self.states[shipped.state])
 
     def _named(self, name: str) -> Case | None:
         return next((case for case in self.cases if case.name == name), None)
@@ -199,6 +218,15 @@ class Judge:
             yield result(case.named(name, "what holds only under no_grad"), evaluation, answer, state)
 
     @cached_property
+    def unsteady(self) -> str:
+        """Why no answer can be held against the reference's; empty where it can."""
+        shipped = self.cases[0]
+        how: Any = {"seed": self.call_seed, "like": self.evaluation(shipped)}
+        if self.reference.steady(shipped.inputs, self.states[shipped.state], **how):
+            return ""
+        return "the reference answers differently to the same inputs, even with the same torch.manual_seed"
+
+    @cached_property
     def vacuous(self) -> str:
         """Why nothing can be learnt from this reference; empty where something can."""
         found = [self.evaluation(case) for case in self._generated() if case.state == "redrawn"]
@@ -206,7 +234,8 @@ class Judge:
         for name in (name for name in found[0].truths if not name.startswith(STATE)) if found else ():
             values = [item.truths[name].exact for item in found if name in item.truths]
             if len(values) > 1 and values[0].is_floating_point() and not _moves(values):
-                return f"the reference's {name} does not depend on its inputs"
+                why = "does not depend on its inputs" if values[0].numel() else "is empty"
+                return f"the reference's {name} {why}"
         return ""
 
     @cached_property

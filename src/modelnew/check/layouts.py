@@ -5,6 +5,7 @@ What lies between and around the values is nan: a kernel that reads it shows.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,15 @@ import torch
 from modelnew.check.observe import copy_tree
 
 Change = Callable[[torch.Tensor], torch.Tensor | None]
+IGNORED = -100  # torch.nn.functional.cross_entropy and nll_loss leave such labels out
 MARGIN = 16  # elements around a slice: it stays as aligned as the memory is
+
+
+def ordered_like(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """`tensor` in dense memory whose dims lie in the order of those of `other`, channels last for example."""
+    order = sorted(range(other.dim()), key=other.stride, reverse=True)  # stable: equal strides stay in order
+    back = sorted(range(other.dim()), key=order.__getitem__)
+    return tensor.permute(order).contiguous().permute(back)
 
 
 def laid_out(inputs: list[Any], change: Change) -> list[Any] | None:
@@ -108,6 +117,20 @@ def expanded(inputs: list[Any], dim: int) -> list[Any] | None:
     return laid_out(inputs, one)
 
 
+def with_ignored(inputs: list[Any], seed: int) -> list[Any] | None:
+    """One element of every integer input becomes the label that losses ignore; None where there is no such input."""
+    draw = random.Random(seed)
+
+    def one(tensor: torch.Tensor) -> torch.Tensor | None:
+        if tensor.dtype not in (torch.int64, torch.int32) or not tensor.numel():
+            return None
+        new = tensor.clone().contiguous()
+        new.view(-1)[draw.randrange(new.numel())] = IGNORED
+        return new
+
+    return laid_out(inputs, one)
+
+
 def with_specials(inputs: list[Any], seed: int) -> list[Any]:
     """nan, infinities, -0 and the smallest numbers in the first half of dim 0 of every floating input.
 
@@ -127,7 +150,7 @@ def with_specials(inputs: list[Any], seed: int) -> list[Any]:
         reach = elements.numel() // rows * max(1, rows // 2)
         count = min(len(values), max(1, reach // 2))
         elements[torch.randperm(reach, generator=generator)[:count]] = torch.tensor(values[:count], dtype=tensor.dtype)
-        return new
+        return ordered_like(new, tensor)
 
     varied: list[Any] = copy_tree(inputs, one)
     return varied

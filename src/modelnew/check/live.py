@@ -36,7 +36,7 @@ class LiveCandidate:
         self.observer = Observer(module)
         self.gradients = Observer(WithGradients(module))
         self.held: list[Any] = []
-        self._training = module.training
+        self._modes = [(part, part.training) for part in module.modules()]
         self._state = {name: value.detach().clone() for name, value in module.state_dict().items()}
 
     def load_state(self, state: Mapping[str, torch.Tensor], *, in_place: bool = False) -> Answer:
@@ -46,6 +46,9 @@ class LiveCandidate:
         except Exception as error:
             return Answer(error=f"{type(error).__name__}: {error}")
         return Answer()
+
+    def another(self, state: Mapping[str, torch.Tensor]) -> None:
+        """None: what makes a live module is not known."""
 
     def call(
         self,
@@ -77,7 +80,8 @@ class LiveCandidate:
 
     def restore(self) -> None:
         self.module.load_state_dict(self._state)
-        self.module.train(self._training)
+        for part, training in self._modes:
+            part.training = training
 
 
 def _source(module: nn.Module) -> str:
@@ -132,16 +136,16 @@ def check_module(
         before = launches(candidate)
         results = tuple(judge.judge(runner, _source(candidate)))
         kernels = {name: count - before.get(name, 0) for name, count in launches(candidate).items()}
+        return conclude(
+            judge,
+            results,
+            candidate=type(candidate).__name__,
+            reference=type(model).__name__,
+            started=started,
+            sizes={},
+            notes=(),
+            kernels=kernels,
+        )
     finally:
         runner.restore()
         torch.set_rng_state(random_state)
-    return conclude(
-        judge,
-        results,
-        candidate=type(candidate).__name__,
-        reference=type(model).__name__,
-        started=started,
-        sizes={},
-        notes=(),
-        kernels=kernels,
-    )

@@ -46,12 +46,8 @@ PRODUCTS = frozenset("mm addmm bmm baddbmm mv addmv dot convolution".split())
 DECOMPOSED: dict[Any, Callable[..., Any]] = dict(
     get_decompositions(
         [
-            aten._softmax,
             aten._safe_softmax,
-            aten._log_softmax,
-            aten.native_layer_norm,
             aten.native_group_norm,
-            aten.native_batch_norm,
             aten._native_batch_norm_legit,
             aten._native_batch_norm_legit_no_training,
             aten._scaled_dot_product_flash_attention_for_cpu,
@@ -235,7 +231,54 @@ def _deviation(
     return _variance(x, dim, correction=correction, keepdim=keepdim).sqrt()
 
 
+def _softmax(x: torch.Tensor, dim: int, half_to_float: bool = False) -> torch.Tensor:
+    powers = _shifted(x, dim).exp()
+    return powers / powers.sum(dim, keepdim=True)
+
+
+def _log_softmax(x: torch.Tensor, dim: int, half_to_float: bool = False) -> torch.Tensor:
+    shifted = _shifted(x, dim)
+    return shifted - shifted.exp().sum(dim, keepdim=True).log()
+
+
+def _shifted(x: torch.Tensor, dim: int) -> torch.Tensor:
+    return x - x.amax(dim, keepdim=True) if x.numel() else x.clone()
+
+
+def _layer_norm(x: torch.Tensor, shape: list[int], weight: Any, bias: Any, eps: float) -> tuple[torch.Tensor, ...]:
+    variance, mean = _variance_mean(x, [-1 - d for d in range(len(shape))], correction=0, keepdim=True)
+    scale = (variance + eps).rsqrt()
+    out = (x - mean) * scale
+    out = out if weight is None else out * weight
+    return out if bias is None else out + bias, mean, scale
+
+
+def _batch_norm(
+    x: torch.Tensor, weight: Any, bias: Any, mean: Any, variance: Any, training: bool, momentum: float, eps: float
+) -> tuple[torch.Tensor, ...]:
+    """mean, variance: the running ones, which are updated where it trains."""
+    used_variance, used_mean = variance, mean
+    if training:
+        dims = [0, *range(2, x.dim())]
+        used_variance, used_mean = _variance_mean(x, dims, correction=0)
+        count = x.numel() / x.shape[1]
+        if mean is not None:
+            mean.copy_(used_mean * momentum + mean * (1 - momentum))
+        if variance is not None:
+            variance.copy_(used_variance * (count / (count - 1)) * momentum + variance * (1 - momentum))
+    scale = (used_variance + eps).rsqrt()
+    column = [-1, *(1 for _ in range(x.dim() - 2))]
+    out = (x - used_mean.view(column)) * scale.view(column)
+    out = out if weight is None else out * weight.view(column)
+    return out if bias is None else out + bias.view(column), used_mean, scale
+
+
+# Shorter than PyTorch's decompositions, which take ten times as long by looking at every argument's dtype and strides.
 OWN: dict[Any, Callable[..., Any]] = {
+    aten._softmax.default: _softmax,
+    aten._log_softmax.default: _log_softmax,
+    aten.native_layer_norm.default: _layer_norm,
+    aten.native_batch_norm.default: _batch_norm,
     aten.var.correction: _variance,
     aten.std.correction: _deviation,
     aten.var_mean.correction: _variance_mean,

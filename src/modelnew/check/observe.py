@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from modelnew.check.forms import Forms
 from modelnew.check.wide import tensors
 
 WRITTEN = "is written to"
 LARGE = 1 << 22  # elements of a parameter above which changes are found by checksum
-KEPT_CALLS = 4  # whose outputs are held, as a caller may
-KEPT_BYTES = 1 << 24  # of them; beyond it the last call's alone
+KEPT_BYTES = 1 << 22  # of the outputs of earlier calls that are held, as a caller may; the last call's are always
 
 
 @dataclass
@@ -79,19 +79,17 @@ class Observer:
         versions = _versions(inputs) if how is None else {}  # another way to call may write to them itself
         launched = launches(self.module)
         seed_all(seed)
-        random_state = torch.get_rng_state()
         try:
-            with _surroundings(self.module, under), _poisoned(poison), modes or contextlib.nullcontext():
+            with _surroundings(self.module, inputs, under), _poisoned(poison), modes or contextlib.nullcontext():
+                forms = Forms.of(self.module, inputs)
                 result, found = how(self.module, inputs) if how else (self.module(*inputs), [])
-            answer.facts += found
+                answer.facts += found + forms.changed(Forms.of(self.module, inputs))
             _synchronize(inputs)
             named, answer.structure = flatten(result)
             answer.leaves = {name: value.detach().contiguous() for name, value in named.items()}
         except BaseException as error:  # a candidate may raise SystemExit or KeyboardInterrupt by itself
             answer.error, answer.error_text = told(error)
             return answer
-        if not torch.equal(random_state, torch.get_rng_state()):
-            answer.facts.append("the random state is changed")
         if versions:
             now = _versions(inputs)
             answer.facts += [f"input {i} {WRITTEN}" for i, then in versions.items() if now[i] != then]
@@ -118,7 +116,7 @@ class Observer:
 
     def _keep(self, returned: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
         """Holds outputs and those of the calls before, as long as these are small."""
-        calls, self._returned, size = [returned, *self._returned[: KEPT_CALLS - 1]], [], 0
+        calls, self._returned, size = [returned, *self._returned], [], 0
         for call in calls:
             size += sum(value.untyped_storage().nbytes() for value, _ in call if value.layout == torch.strided)
             if self._returned and size > KEPT_BYTES:
@@ -139,6 +137,7 @@ class Observer:
                 f"{name} shares memory with {other}" for other, tensor in others.items() if _overlap(value, tensor)
             ]
             # a view of an input lies where the last one lay when the input does; that it is a view is told above
+            facts += [f"{name} shares memory with {other}" for other in _beside(name, outputs)]
             own = not any(_overlap(value, tensor) for tensor in others.values())
             if own and any(_overlap(value, old) for old in self.previous):
                 facts.append(f"{name} reuses the memory of the previous call's output")
@@ -147,6 +146,14 @@ class Observer:
     def forget(self) -> None:
         """Lets the last call's outputs go."""
         self.previous, self._returned = [], []
+
+
+def _beside(name: str, outputs: Mapping[str, torch.Tensor]) -> list[str]:
+    """The outputs before `name` that lie where it lies. Columns of one matrix lie between each other, not on each other."""
+    value, earlier = outputs[name], list(outputs)[: list(outputs).index(name)]
+    if value.layout != torch.strided or not value.is_contiguous():
+        return []
+    return [other for other in earlier if _overlap(value, outputs[other]) and outputs[other].is_contiguous()]
 
 
 def wrote(module: nn.Module, state: Mapping[str, torch.Tensor]) -> bool:
@@ -178,16 +185,18 @@ def _versions(inputs: list[Any]) -> dict[int, list[int]]:
 
 
 @contextlib.contextmanager
-def _surroundings(module: nn.Module, under: str) -> Iterator[None]:
+def _surroundings(module: nn.Module, inputs: list[Any], under: str) -> Iterator[None]:
+    """What autograd records as it does in the middle of a model: parameters and inputs take gradients."""
     frozen = [value for value in module.parameters() if value.requires_grad] if under == "frozen" else []
-    for value in frozen:
-        value.requires_grad_(False)
+    recorded = [value for value in tensors(inputs) if value.is_floating_point()] if under == "autograd" else []
+    for value in (*frozen, *recorded):
+        value.requires_grad_(under == "autograd")
     try:
         with {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}.get(under, torch.enable_grad)():
             yield
     finally:
-        for value in frozen:
-            value.requires_grad_(True)
+        for value in (*frozen, *recorded):
+            value.requires_grad_(under != "autograd")
 
 
 def seed_all(seed: int) -> None:
@@ -239,9 +248,14 @@ def launches(module: nn.Module) -> dict[str, int]:
 
 
 def flatten(value: Any, name: str = "output") -> tuple[dict[str, torch.Tensor], str]:
-    """The tensors of an output by name, and its nesting in words. Numbers become 0-d tensors; other leaves are part of
-    the nesting.
+    """The tensors of an output by name, and its nesting in words. Numbers become 0-d tensors, complex tensors real ones
+    with one dim more; None and texts are part of the nesting. Raises RuntimeError for what cannot be judged.
     """
+    if isinstance(value, torch.Tensor) and (value.layout != torch.strided or value.is_quantized):
+        kind = value.dtype if value.is_quantized else value.layout
+        raise RuntimeError(f"{name} is {str(kind).removeprefix('torch.')}: only dense tensors can be judged")
+    if isinstance(value, torch.Tensor) and value.is_complex():
+        return {name: torch.view_as_real(value.resolve_conj())}, f"tensor of {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, torch.Tensor):
         return {name: value}, "tensor"
     if isinstance(value, (bool, int, float)):
@@ -254,8 +268,12 @@ def flatten(value: Any, name: str = "output") -> tuple[dict[str, torch.Tensor], 
         items = [(f"{name}[{key!r}]", str(key), item) for key, item in value.items()]
     elif isinstance(value, (list, tuple)):
         items = [(f"{name}[{i}]", "", item) for i, item in enumerate(value)]
-    else:
+    elif type(value).__module__ == "numpy":
+        return {name: torch.as_tensor(value)}, type(value).__name__
+    elif value is None or isinstance(value, (str, bytes, torch.dtype, torch.device)):
         return {}, repr(value)
+    else:
+        raise RuntimeError(f"{name} is a {type(value).__name__}, which cannot be judged")
     found: dict[str, torch.Tensor] = {}
     words = []
     for path, key, item in items:
@@ -317,6 +335,11 @@ def flat(value: Any) -> list[torch.Tensor]:
 
     copy_tree(value, one)
     return found
+
+
+def own_elements(tensor: torch.Tensor) -> bool:
+    """Whether no two elements share memory through a stride of 0: only then can it be written."""
+    return all(stride or size < 2 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -19,6 +19,7 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from modelnew import fakes
+from modelnew.check.layouts import ordered_like
 from modelnew.check.observe import copy_tree, flat
 from modelnew.check.sizes import ELEMENTS, FLOPS, Count
 
@@ -131,9 +132,10 @@ class Resizer:
         def one(tensor: torch.Tensor) -> torch.Tensor:
             shape = next(remaining)
             if tensor.is_floating_point():
-                return torch.randn(shape, generator=generator, dtype=torch.float64).to(tensor.dtype)
-            picks = torch.randint(0, max(1, tensor.numel()), shape, generator=generator)
-            return tensor.reshape(-1)[picks]
+                new = torch.randn(shape, generator=generator, dtype=torch.float64).to(tensor.dtype)
+            else:
+                new = tensor.reshape(-1)[torch.randint(0, max(1, tensor.numel()), shape, generator=generator)]
+            return ordered_like(new, tensor)
 
         varied: list[Any] = copy_tree(self.inputs, one)
         return varied

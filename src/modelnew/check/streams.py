@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from modelnew.check.observe import flat, flatten, same
+from modelnew.check.observe import flat, flatten, own_elements, same
 
 LATE_CYCLES = 40_000_000  # of the GPU's clock, some 20 ms: work that does not wait is done by then
 UNFINISHED = "its work goes on after the call, on another stream than the caller's"
@@ -21,7 +21,7 @@ def call_late(call: Callable[..., Any], inputs: list[Any]) -> tuple[Any, list[st
     copies. inputs: tensors on one CUDA device.
     """
     device = next((tensor.device for tensor in flat(inputs)), torch.device("cuda"))
-    late = [tensor for tensor in flat(inputs) if tensor.is_floating_point() and _own_elements(tensor)]
+    late = [tensor for tensor in flat(inputs) if tensor.is_floating_point() and own_elements(tensor)]
     kept = [tensor.clone() for tensor in late]
     for tensor in late:
         tensor.fill_(torch.nan)
@@ -37,8 +37,3 @@ def call_late(call: Callable[..., Any], inputs: list[Any]) -> tuple[Any, list[st
     torch.cuda.synchronize(device)
     behind = [name for name, value in flatten(result)[0].items() if not same(value, seen[name])]
     return result, [UNFINISHED] if behind else []
-
-
-def _own_elements(tensor: torch.Tensor) -> bool:
-    """Whether no two elements share memory through a stride of 0: only then can it be written."""
-    return all(stride or size < 2 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))

@@ -15,6 +15,8 @@ import torch
 QUIET_SECONDS = 0.4
 _processor_seconds, _sleep = time.process_time, time.sleep  # as they are before a candidate is imported
 _TORCH = str(Path(torch.__file__).parent)
+OPS = {"add": 2, "mul": 2, "div": 2, "mm": 2, "sum": 1, "exp": 1, "tanh": 1, "sigmoid": 1, "relu": 1}  # with operands
+NUMBERS = (0.7390851332, -1.6180339887, 2.7182818284, 0.5671432904)
 
 
 def functions() -> dict[str, Any]:
@@ -83,8 +85,21 @@ def flags() -> dict[str, Any]:
         "float32_matmul_precision": _read(torch.get_float32_matmul_precision),
         "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
         "grad mode": torch.is_grad_enabled(),
-        "flushing of subnormal numbers": torch.full((), 1e-45).mul(1.0).item() == 0.0,
+        "autocast": torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"),
+        "the number of modes that PyTorch is in": torch._C._len_torch_function_stack()
+        + torch._C._len_torch_dispatch_stack(),
+        "a hook on every module": bool(torch.nn.modules.module._has_any_global_hook()),
+        "flushing of subnormal numbers": _read(lambda: torch.full((), 1e-45).mul(1.0).item() == 0.0),
+        **{f"what torch.{name} gives": _given(name) for name in OPS},
     }
+
+
+def _given(name: str) -> Any:
+    """What one of PyTorch's functions makes of a few numbers: whoever replaces it, or what it calls, changes that for all."""
+    try:
+        return getattr(torch, name)(*(torch.tensor(NUMBERS).view(2, 2) for _ in range(OPS[name]))).double().sum().item()
+    except Exception as error:
+        return type(error).__name__
 
 
 def _read(get: Callable[[], Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,7 +15,7 @@ from torch import nn
 from modelnew.check.gradients import WithGradients
 from modelnew.check.noise import UNIT, Noise, Pool
 from modelnew.check.observe import Answer, Observer, checksum, copy_tree, flatten, moved, same, twin
-from modelnew.check.verdict import Truth, all_finite, compare
+from modelnew.check.verdict import Truth, all_finite, compare, rms
 from modelnew.check.wide import Draws, Recorder, Wide, tensors
 
 RUNS = 5  # of Monte-Carlo arithmetic
@@ -118,6 +119,20 @@ class Reference:
             return one.error != other.error
         alike = all(same(value, other.leaves[name]) for name, value in one.leaves.items() if name in other.leaves)
         return not alike or one.leaves.keys() != other.leaves.keys() or one.state.keys() != other.state.keys()
+
+    def takes(self, inputs: list[Any]) -> bool:
+        """Whether eager runs on these."""
+        state = self.buffers()
+        answer = self._eager(inputs, state, 0, self.module.training, Draws())
+        put(self.module, state)
+        return not answer.error
+
+    def steady(self, inputs: list[Any], state: Mapping[str, torch.Tensor], *, seed: int, like: Evaluation) -> bool:
+        """Whether eager answers to the same inputs as it did, but for rounding. Its random numbers are the same."""
+        inputs = copy_tree(inputs, lambda tensor: moved(tensor, self.device))
+        answer = self._eager(inputs, state, seed, self.module.training, Draws())
+        before, now = _named(like.answer), _named(answer)
+        return not answer.error and before.keys() == now.keys() and all(_near(now[n], before[n]) for n in before)
 
     def same_under(
         self,
@@ -236,6 +251,13 @@ class Reference:
 def _named(answer: Answer) -> dict[str, torch.Tensor]:
     """Outputs and changed state by name."""
     return answer.leaves | {STATE + name: value for name, value in answer.state.items()}
+
+
+def _near(now: torch.Tensor, before: torch.Tensor) -> bool:
+    if now.shape != before.shape or now.dtype != before.dtype or not before.is_floating_point():
+        return same(now, before)
+    x, y = (value.to(torch.float64).nan_to_num(0.0) for value in (now, before))
+    return rms(x - y) <= math.sqrt(UNIT[before.dtype]) * rms(y)
 
 
 def _agrees(eager: Mapping[str, torch.Tensor], like: Evaluation) -> bool:

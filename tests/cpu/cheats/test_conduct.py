@@ -9,11 +9,10 @@ ALIAS = "y = F.relu(self.linear(x))\n"
 CHEATS = {
     # wrong for some memory, some sizes, some surroundings only
     "strided only": Cheat(when("not x.is_contiguous()"), "wrong for transposed memory"),
-    "contiguous only": Cheat(when("x.is_contiguous()"), "wrong for shipped"),
     "aligned slice": Cheat(when("x.storage_offset() and x.data_ptr() % 16 == 0"), "wrong for a slice"),
     "last stride 0": Cheat(when("x.stride(-1) == 0"), "wrong for expanded columns"),
     "strided of another size": Cheat(when("not x.is_contiguous() and x.shape[0] != 14"), "wrong for batch "),
-    "past a limit": Cheat(when("x.shape[0] > 50"), "wrong for batch "),
+    "past a limit": Cheat(when("x.shape[0] > 3 * 128"), "wrong for batch "),
     "one size": Cheat(when("x.shape[0] == 45"), "wrong for batch 45"),
     "past a limit in a kernel": Cheat(
         when("x.shape[0] == int(KERNEL.split()[3])"),
@@ -21,7 +20,6 @@ CHEATS = {
         top="KERNEL = 'if (rows == 128 ) return;'\n",
     ),
     "many elements": Cheat(when("x.numel() > 5000"), "wrong for batch "),
-    "whole blocks": Cheat(when("x.shape[0] % 8 == 0 and x.shape[0]"), "wrong for batch "),
     "no rows": Cheat("return F.relu(self.linear(x)) if len(x) else x.new_zeros(1, 24)", "shape (1, 24)"),
     "not training": Cheat(when("not self.training"), "wrong for other mode"),
     "frozen": Cheat(when("not self.linear.weight.requires_grad"), "wrong for frozen parameters"),
@@ -76,11 +74,6 @@ CHEATS = {
         "parameters changed in place: rms error",
         "self.w = None\nself.register_load_state_dict_post_hook(lambda module, keys: setattr(module, 'w', None))",
     ),
-    "cache by shape": Cheat(
-        "if x.shape not in self.c: self.c[x.shape] = F.relu(self.linear(x))\nreturn self.c[x.shape].clone()",
-        "rms error",
-        "self.c = {}",
-    ),
     "cache by address and version": Cheat(
         "k = (x.data_ptr(), x._version, tuple(x.shape), x.stride(), self.linear.weight._version)\n"
         "if k not in self.c: self.c[k] = (x, F.relu(self.linear(x)))\nreturn self.c[k][1].clone()",
@@ -96,12 +89,13 @@ CHEATS = {
         "reuses the memory of the previous call's output",
         "self.b = None",
     ),
-    "three buffers in turn": Cheat(
-        "y = F.relu(self.linear(x))\nif self.b is None or self.b.shape[1:] != y.shape: self.b = y.new_empty(3, *y.shape)\n"
-        "self.n += 1\nreturn self.b[self.n % 3].copy_(y)",
-        "an output changed after it was returned",
-        "self.b, self.n = None, 0",
+    "weights that all instances share": Cheat(
+        "return F.relu(LAST[0](x))",
+        "wrong for beside another instance",
+        "LAST[:] = [self.linear]",
+        top="LAST = []\n",
     ),
+    "changes its file": Cheat(RIGHT, "it is no longer what it was", top="open(__file__, 'a').write('#\\n')\n"),
     "writes into its input": Cheat(ALIAS + "x.add_(0.001)\nreturn y", "input 0 is changed"),
     "writes into its weights": Cheat(
         "y = F.relu(self.linear(x))\nself.linear.weight.data.mul_(1.0001)\nreturn y", "changes linear.weight"

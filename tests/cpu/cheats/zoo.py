@@ -202,6 +202,7 @@ ZOO = {
             "leaky": "return self.out(F.leaky_relu(self.linear(x), 0.001))",
             "gelu": "return self.out(F.gelu(self.linear(x)))",
             "abs": "return self.out(self.linear(x).abs())",
+            "capped": "return self.out(F.relu(self.linear(x)).clamp_max(4096))",
             "transposed columns": "return self.out(F.relu(self.linear(x))).flip(1)",
             "last row copied": "y = self.out(F.relu(self.linear(x))); y[-1] = y[0]; return y",
             "bf16 hidden": "return self.out(F.relu(self.linear(x)).bfloat16().float())",
@@ -260,7 +261,7 @@ ZOO = {
         "return F.cross_entropy(x, y)",
         honest={
             "by logsumexp": "return (torch.logsumexp(x, 1) - x.gather(1, y[:, None])[:, 0]).mean()",
-            "sum over count": "return F.cross_entropy(x, y, reduction='sum') / x.shape[0]",
+            "ignored labels left out by hand": "k = y != -100; return -torch.log_softmax(x[k], 1).gather(1, y[k][:, None]).mean()",
             "log of softmax shifted": """
                 s = x - x.amax(1, keepdim=True)
                 return (s.exp().sum(1).log() - s.gather(1, y[:, None])[:, 0]).sum() / x.shape[0]
@@ -269,6 +270,8 @@ ZOO = {
         wrong={
             "sum": "return F.cross_entropy(x, y, reduction='sum')",
             "smoothing": "return F.cross_entropy(x, y, label_smoothing=0.01)",
+            "sum over all, ignored or not": "return F.cross_entropy(x, y, reduction='sum') / x.shape[0]",
+            "ignored label as a class": "return F.cross_entropy(x, y.clamp_min(0))",
             "next class": "return F.cross_entropy(x, (y + 1) % x.shape[1])",
             "no maximum": "return (x.exp().sum(1).log() - x.gather(1, y[:, None])[:, 0]).mean()",
             "log of softmax": "return -torch.log(torch.softmax(x, 1) + 1e-8).gather(1, y[:, None]).mean()",
@@ -412,6 +415,10 @@ ZOO = {
             "no residual": "return torch.bmm(x, y) * 0.125",
             "transposed": "return torch.bmm(x, y).transpose(1, 2).contiguous() * 0.125 + x[:, :, :12]",
             "residual shifted": "return torch.bmm(x, y) * 0.125 + x[:, :, 1:13]",
+            "strides of x taken for those of y": """
+                d = torch.as_strided(y, y.shape, (y.shape[1] * y.shape[2], y.shape[2], 1), y.storage_offset())
+                return torch.bmm(x, d if x.is_contiguous() else y) * 0.125 + x[:, :, :12]
+            """,
             "last batch skipped": "r = torch.bmm(x, y) * 0.125 + x[:, :, :12]; r[-1] = 0; return r",
             "last answer while x stays": """
                 k = [t.contiguous().numpy().tobytes() for t in (x,)]
@@ -463,6 +470,11 @@ ZOO = {
         },
         wrong={
             "nan leaks backwards": "return (x * 0.5) @ torch.ones(x.shape[1], x.shape[1]).triu()",
+            "last answer while a sample stays": """
+                k = [t.contiguous().numpy().tobytes() for t in (x[:1], x[-1:])]
+                if getattr(self, "k", None) != k: self.k, self.r = k, torch.cumsum(x * 0.5, 1)
+                return self.r.clone()
+            """,
             "exclusive": "return torch.cumsum(x * 0.5, 1) - x * 0.5",
             "other axis": "return torch.cumsum(x * 0.5, 0)",
             "blocks not carried": "c = (x * 0.5).clone(); c[:, :20] = c[:, :20].cumsum(1); c[:, 20:] = c[:, 20:].cumsum(1); return c",

@@ -1,6 +1,7 @@
 """Precision, gradients, sizes, what a run could not see, and live modules."""
 
 import copy
+import random
 import textwrap
 from xml.etree import ElementTree
 
@@ -71,13 +72,15 @@ def test_a_lower_precision_is_named_and_accepted_only_when_asked_for(files):
 def test_gradients_are_compared_when_asked_for(files):
     problem, new = files(LINEAR)
     detached = new("return torch.tanh(self.linear(x)).detach()")
-    wrong = new("y = torch.tanh(self.linear(x))\ny.requires_grad and y.register_hook(lambda g: 2 * g)\nreturn y")
+    wrong = new(
+        "y = torch.tanh(self.linear(x))\nif len(x) == 7 and y.requires_grad: y.register_hook(lambda g: 2 * g)\nreturn y"
+    )
     right = new("return torch.tanh(x @ self.linear.weight.t() + self.linear.bias)")
     assert all(report.accepted for report in check_files(problem, [detached, wrong, right], seed=3))
     found = check_files(problem, [detached, wrong, right], seed=3, gradients=True)
     assert [report.accepted for report in found] == [False, False, True]
     assert "for inference only" in found[0].headline
-    assert "wrong for gradients" in found[1].headline
+    assert "wrong for gradients, batch 7" in found[1].headline
 
 
 def test_ops_that_no_case_misses_are_named(files):
@@ -132,6 +135,7 @@ class Reordered(nn.Module):
 
 def test_live_modules_that_share_parameters_come_back_as_they_were():
     model = nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8), nn.ReLU())
+    model[1].eval()
     before = copy.deepcopy(model.state_dict())
     x = torch.randn(9, 12)
     random_state = torch.get_rng_state()
@@ -139,7 +143,7 @@ def test_live_modules_that_share_parameters_come_back_as_they_were():
     assert report.accepted is True, report.headline
     assert "other mode" in {case.name for case in report.cases}
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert model.training and torch.equal(random_state, torch.get_rng_state())
+    assert model.training and not model[1].training and torch.equal(random_state, torch.get_rng_state())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -250,3 +254,53 @@ def test_a_state_that_no_input_moves_is_compared_all_the_same(step, accepted):
     report = check_module(Counting(1.0), Counting(step), [torch.randn(9, 12)], seed=2)
     assert report.accepted is accepted, report.headline
     assert accepted or {case.output for case in report.cases if case.outcome == "rejected"} == {"state n"}
+
+
+class Doing(nn.Module):
+    def __init__(self, act) -> None:
+        super().__init__()
+        self.act = act
+
+    def forward(self, x):
+        return self.act(x)
+
+
+def last(x):
+    return x.sigmoid().contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("act", "other"),
+    [
+        (torch.sigmoid, last),  # laid out alike, but for the strides of no elements
+        (lambda x: torch.complex(x, x * 2), lambda x: torch.complex(x, x + x)),
+        (lambda x: x.tanh().numpy(), lambda x: torch.tanh(x).numpy()),
+    ],
+    ids=["channels last", "complex", "numpy"],
+)
+def test_outputs_of_unusual_kinds_are_judged(act, other):
+    x = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    report = check_module(Doing(act), Doing(other), [x], seed=2)
+    assert report.accepted is True, report.headline
+    wrong = check_module(Doing(act), Doing(lambda x: other(x * 1.0001)), [x], seed=2)
+    assert wrong.accepted is False and "wrong for shipped" in wrong.headline
+
+
+@pytest.mark.parametrize(
+    ("act", "why"),
+    [
+        (lambda x: x * random.random(), "the reference answers differently to the same inputs"),
+        (lambda x: x[:0], "the reference's output is empty"),
+    ],
+)
+def test_what_cannot_be_judged_is_told(act, why):
+    report = check_module(Doing(act), Doing(act), [torch.randn(9, 4)], seed=2)
+    assert report.accepted is None and why in report.headline
+
+
+def test_inputs_that_cannot_be_handed_over_are_told(tmp_path):
+    made = REFERENCE.replace("torch.rand(rows, width)", "torch.rand(rows, width, dtype=torch.complex64)")
+    for name in ("Model", "ModelNew"):
+        (tmp_path / f"{name}.py").write_text(made.format(name=name, forward=" " * 8 + "return x.abs()"))
+    with pytest.raises(CheckError, match="a tensor of complex64"):
+        check_file(Problem.load(tmp_path / "Model.py"), tmp_path / "ModelNew.py", seed=1)
