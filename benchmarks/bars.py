@@ -1,6 +1,6 @@
 """What `modelnew bench` can tell apart on this machine: a copy of the original, and one that does 5 % more work.
 
-    python benchmarks/bars.py [--runs 20] [--budget SECONDS] [--more]
+    python benchmarks/bars.py [--runs 20] [--budget SECONDS] [--seed N] [--more]
     python benchmarks/bars.py --folder
 
 Each run is a whole `bench` of two files against the reference, on one thread: one with the same forward, which must not
@@ -128,6 +128,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--budget", type=float, default=20.0)
     parser.add_argument("--more", action="store_true")
+    parser.add_argument("--seed", type=int, default=0, help="of the first run")
     parser.add_argument("--folder", action="store_true")
     options = parser.parse_args()
     about = machine.describe("cpu")
@@ -144,7 +145,7 @@ def main() -> int:
     runs = before["each"] if options.more and same else []
     document: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for seed in range(len(runs), len(runs) + options.runs):
+        for seed in range(options.seed, options.seed + options.runs):
             runs.append(run(Path(scratch), options.budget, seed))
             print(json.dumps(runs[-1]), flush=True)
             document = {"schema": SCHEMA, "machine": {**about, "threads": 1}, "budget_s": options.budget}

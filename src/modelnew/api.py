@@ -344,10 +344,11 @@ def measure(
     if swept is not None:
         found = sweep_file(path, swept, candidates=candidates, **options)
         points = [(point.value, point.report, point.reason) for point in found.points]
-        believed = all(report is None or report.believed for _, report, _ in points)
+        measured = [report for _, report, _ in points if report is not None]
+        believed = bool(measured) and all(report.believed for report in measured)
         return Measurement(found.as_dict(), points, believed)
     timed = bench_file(path, candidates=candidates, **options)
-    sources = {"The optimised file": timed.explanation.file}
+    sources = {"What `modelnew optimize` writes" if candidates else "The optimised file": timed.explanation.file}
     report = timed.report
     return Measurement(report.as_dict(), [("", report, "")], report.believed, timed.explanation.text(), sources)
 

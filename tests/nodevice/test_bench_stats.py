@@ -70,7 +70,8 @@ def test_few_samples_give_wide_intervals() -> None:
         (1.005, 0.004, 0.01, "same"),
         (1.00, 0.05, 0.01, "ambiguous"),
         (1.10, 0.20, 0.01, "ambiguous"),
-        (1.03, 0.01, 0.05, "same"),  # clear, but below what the original shows against itself
+        (1.02, 0.01, 0.025, "same"),  # clear, but below what the original shows against itself
+        (1.03, 0.01, 0.05, "ambiguous"),  # the floor could hide 5 %
         (1.03, 0.01, 0.60, "ambiguous"),  # with such noise nothing can be said
         (1.005, 0.001, 0.01, "same"),  # clear, but below one percent
         (math.inf, math.inf, 0.01, "ambiguous"),
@@ -84,6 +85,8 @@ def test_verdicts(value: float, half_width: float, floor: float, expected: str) 
 def test_noise_floor_never_goes_below_one_percent() -> None:
     assert noise_floor(ratio(1.001, 0.0)) == 0.01
     assert noise_floor(ratio(0.9, 0.0)) == pytest.approx(-math.log(0.9))
+    assert noise_floor(ratio(1.001, 0.03)) == pytest.approx(0.03)
+    assert noise_floor(Ratio(1.001, 0.0, math.inf)) == 0.01  # too few samples: no verdict is given anyway
 
 
 @pytest.mark.parametrize(

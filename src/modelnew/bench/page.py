@@ -17,7 +17,7 @@ _STYLE = """
   :root { --ink: #e6edf3; --soft: #9198a1; --line: #3d444d; --paper: #0d1117; --code: #151b23; }
 }
 body { color: var(--ink); background: var(--paper); font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto;
-  max-width: 64rem; padding: 0 1rem; }
+  max-width: 72rem; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 p.facts { color: var(--soft); }
 div.wide { overflow-x: auto; }
@@ -99,7 +99,7 @@ def _paragraph(facts: Sequence[str]) -> str:
 def _cells(variant: Mapping[str, Any]) -> Sequence[str]:
     note = variant["reason"] or "; ".join(variant["flags"])
     if variant["status"] != "timed":
-        return (variant["name"], "failed", "", "", "", "", "", "", "", note)
+        return (variant["name"], f"failed: {note}")
     high = "∞" if variant["high"] is None else f"{variant['high']:.2f}"
     error, memory = variant["error"], variant["memory_bytes"]
     return (
@@ -117,9 +117,12 @@ def _cells(variant: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Fewer cells than the head has: the last one takes the place of the rest."""
+
     def line(cells: Sequence[str], tag: str) -> str:
         marked = [f"<{tag}>{escape(c)}</{tag}>" for c in cells[:-1]]
-        return "<tr>" + "".join(marked) + f'<{tag} class="note">{escape(cells[-1])}</{tag}></tr>'
+        rest = 1 + len(head) - len(cells)
+        return "<tr>" + "".join(marked) + f'<{tag} colspan="{rest}" class="note">{escape(cells[-1])}</{tag}></tr>'
 
     return '<div class="wide"><table>' + line(head, "th") + "".join(line(row, "td") for row in rows) + "</table></div>"
 

@@ -13,12 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 LEAST_CLAIM = 0.01  # no difference below 1 % is claimed, whatever the interval says
-MOST_SAME = 0.05  # a noise floor above this hides too much to call anything the same
+MOST_SAME = 0.025  # an interval or a noise floor above this can hide a difference of 5 %: nothing is called the same
 LEVEL = 0.05  # share of intervals that may miss the truth
 # of the rounds, at either end: a neighbour's work is in some of them and not in others. With more taken off, the interval of
 # five processes that differ misses too often
 _TRIMMED = 0.2
-_COARSE = 0.025  # an interval that is wider, on either side, can hide a difference of 5 %
 
 Launch = Sequence[Sequence[float]]  # the log ratios of one process: blocks × rounds
 
@@ -99,8 +98,10 @@ def estimate(launches: Sequence[Launch], level: float = LEVEL) -> Ratio:
 
 
 def noise_floor(against_itself: Ratio) -> float:
-    """What the original measured against itself came out as, in |log ratio|; never less than `LEAST_CLAIM`."""
-    return max(abs(math.log(against_itself.value)), LEAST_CLAIM)
+    """What the original differs from itself by, in |log ratio|, or half its interval where that is more and known; never less
+    than `LEAST_CLAIM`."""
+    half = against_itself.half_width
+    return max(abs(math.log(against_itself.value)), half if math.isfinite(half) else 0.0, LEAST_CLAIM)
 
 
 def verdict(ratio: Ratio, floor: float) -> str:
@@ -126,4 +127,4 @@ def is_open(ratio: Ratio, floor: float, growth: float) -> bool:
     if verdict(ratio, floor) != "ambiguous":
         return max(half, LEAST_CLAIM) < centre <= floor
     then = half / math.sqrt(growth)
-    return half > _COARSE or centre > then or then <= floor
+    return half > MOST_SAME or centre > then or then <= LEAST_CLAIM
