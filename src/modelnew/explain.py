@@ -46,6 +46,8 @@ class Explanation:
         out.write("\nkernels\n")
         if not any(node.op == "call_function" for node in self.program.captured.graph.nodes):
             out.write("  none: there is nothing to compute\n")
+        elif not (self.program.kernels or self._library()):
+            out.write("  none: views move nothing\n")
         for entry in self._kernels():
             out.write(f"  {entry['name']}: {entry['family']}, {entry['bytes']:,} bytes moved\n")
             out.writelines(f"      {line}\n" for line in entry["sources"])
@@ -54,7 +56,7 @@ class Explanation:
         out.write(f"\nforward\n{_indented(self.program.forward.lines())}\n")
         out.write(f"\nbytes read {work.bytes_read:,}, written {work.bytes_written:,}")
         out.write("".join(f", {count:,} {dtype} flops in products" for dtype, count in work.flops.items()) + "\n")
-        if self.floor is not None:
+        if self.floor is not None and self.floor.seconds:
             out.write(f"floor {self.floor.seconds * 1e3:.3g} ms ({self.floor.bound}) at the rates measured here\n")
         if self.with_source:
             out.write("\n" + "\n".join(render_kernel(kernel) for kernel in self.program.kernels))
@@ -106,6 +108,12 @@ class Explanation:
 
 def _described(node: fx.Node) -> str:
     value = node.meta.get("val")
+    if isinstance(value, (tuple, list)):
+        return ", ".join(map(_shape, value))
+    return _shape(value)
+
+
+def _shape(value: object) -> str:
     if isinstance(value, torch.Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     return str(value) if value is not None else ""

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from modelnew.compiler import compile_module
-from modelnew.explain import Explanation
+from modelnew.explain import Explanation, work_of
 from modelnew.kernel.schedule import schedule
 from modelnew.render.kernel import render_kernel
 from tests.compiled import Function, names
@@ -140,3 +140,26 @@ def test_expanded_input_keeps_its_size():
     program = compile_module(Function(lambda s, x: (x.unsqueeze(0).expand(4, 6, 10) * 2).sum(0)), (X,))
     (kernel,) = program.kernels
     assert kernel.inputs[0].axes == (0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("function", "read", "written"),
+    [
+        (lambda s, x: x.t(), 0, 0),
+        (lambda s, x: x, 0, 0),
+        (lambda s, x: (x.unsqueeze(0).expand(4, 6, 10), x.sum(1)), 240, 24),
+        (lambda s, x: x.t().sin().t(), 240, 240),
+    ],
+)
+def test_views_move_nothing(function, read, written):
+    """Otherwise a model that returns one would be faster than the floor, and not be believed."""
+    work = work_of(compile_module(Function(function), (X,)))
+    assert (work.bytes_read, work.bytes_written) == (read, written)
+
+
+def test_what_is_said_of_views_and_of_several_results():
+    views = compile_module(Function(lambda s, x: x.t()), (X,))
+    assert "none: views move nothing" in Explanation(views, None, "").text()
+    both = compile_module(Function(lambda s, x: x.sort(1)), (X,))
+    text = Explanation(both, None, "").text()
+    assert "library: sort float32 (" in text and "), int64 (" in text and "FakeTensor" not in text

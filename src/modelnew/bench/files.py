@@ -65,7 +65,7 @@ def bench_file(
     with contextlib.nullcontext(nursery) if nursery else Nursery(*_WORKERS, *prepared(baselines, device)) as workers:
         race.run(workers, budget_s)
     report = replace(race.report(seed), baselines=(EAGER, *baselines))
-    if work is None:
+    if work is None or not (work.bytes_moved or any(work.flops.values())):  # nothing to do takes no time
         return report
     race.tell("measuring what the machine can do")
     return report.with_floor(floor(work, machine.measure(device, list(work.flops), work.bytes_moved)))

@@ -10,6 +10,7 @@ import torch.utils._pytree as pytree
 from torch import fx
 
 from modelnew.graph.capture import Captured
+from modelnew.graph.views import base_of
 
 aten = torch.ops.aten
 PRODUCTS = {aten.mm.default, aten.bmm.default, aten.addmm.default, aten.matmul.default, aten.linear.default}
@@ -26,14 +27,19 @@ def bytes_of(value: torch.Tensor) -> int:
 
 
 def traffic(captured: Captured) -> tuple[int, int]:
-    """(bytes read, bytes written): each input and parameter that is used once, each result once."""
+    """(bytes read, bytes written): each input and parameter that is used once, each result once. A view is neither."""
     read = sum(
-        bytes_of(n.meta["val"]) for n in captured.graph.nodes if n.op == "placeholder" and n.users and _is_tensor(n)
+        bytes_of(n.meta["val"]) for n in captured.graph.nodes if n.op == "placeholder" and _is_read(n) and _is_tensor(n)
     )
     results = [leaf for leaf in pytree.tree_leaves(captured.returns) if isinstance(leaf, fx.Node)]
     results += [node for _, node in captured.mutations]
-    written = sum(bytes_of(n.meta["val"]) for n in dict.fromkeys(results) if _is_tensor(n) and n.op != "placeholder")
-    return read, written
+    made = dict.fromkeys(n for n in results if _is_tensor(n) and base_of(n).op != "placeholder")
+    return read, sum(bytes_of(n.meta["val"]) for n in made)
+
+
+def _is_read(node: fx.Node) -> bool:
+    """Whether anything but views of it uses it."""
+    return any(_is_read(user) if base_of(user) is not user else user.op != "output" for user in node.users)
 
 
 def flops(captured: Captured) -> dict[str, int]:
