@@ -6,6 +6,7 @@ A crash, a hang or an allocation without end is a verdict with its reason; it ne
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -42,6 +43,7 @@ MOST_TEXT = 20_000  # characters of a message or a traceback
 KEEPER = """exec 2>/dev/null 3<&0 </dev/null
 { cat <&3; rm -rf "$1" "$2"; kill -KILL 0; } &
 shift 2; "$@" 2>&1 3<&-; exit $?"""
+HIGH = 32  # file descriptors from here on are the shell's own in no shell
 KEPT = (
     "PATH",
     "LANG",
@@ -88,8 +90,7 @@ class Child:
         before = ["/bin/sh", "-c", KEEPER, "sh", *map(str, folders)]
         if self.sandboxed:
             before += sandbox.prefix(folders, self.scratch)
-        to_child, from_parent = os.pipe()
-        from_child, to_parent = os.pipe()
+        (to_child, from_parent), (from_child, to_parent) = _pipe(), _pipe()
         self._log = tempfile.TemporaryFile(dir=self.scratch)  # noqa: SIM115 - without a name, so that nobody replaces it
         self.process = subprocess.Popen(
             [*before, sys.executable, "-m", "modelnew.check.child", str(to_child), str(to_parent)],
@@ -252,6 +253,15 @@ class Processes:
         """Ends those that nobody took."""
         for child in self._waiting:
             child.close()
+
+
+def _pipe() -> tuple[int, int]:
+    """Both ends of a new one, with numbers that the keeper uses for nothing else."""
+    ends = os.pipe()
+    high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, HIGH) for end in ends]
+    for end in ends:
+        os.close(end)
+    return high[0], high[1]
 
 
 def _data_root() -> str | None:

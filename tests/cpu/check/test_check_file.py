@@ -131,17 +131,25 @@ def test_a_reference_that_ignores_its_inputs_is_undecidable(tmp_path):
     assert "does not depend on its inputs" in report.headline
 
 
+SCRIPT = """
+import pathlib, sys
+from modelnew.check import check_file
+from modelnew.problem import Problem
+check_file(Problem.load(sys.argv[1]), pathlib.Path(sys.argv[2]))
+"""  # has opened no files: its pipes get the smallest numbers
+
+
 def test_a_check_that_is_killed_leaves_nothing_behind(problem, tmp_path):
     folder = tmp_path / "temporary"
     folder.mkdir()
     hangs = f"import os, time\nopen({str(tmp_path / 'pid')!r}, 'w').write(f'{{os.getpid()}}\\n')\ntime.sleep(600)\n"
     candidate(tmp_path, "pass", head=hangs + HEAD)
-    command = [sys.executable, "-m", "modelnew", "check", problem.path, tmp_path / "candidate.py"]
+    command = [sys.executable, "-c", SCRIPT, problem.path, tmp_path / "candidate.py"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "TMPDIR": str(folder)}) as judge:
         pid = Path("/proc") / until(lambda: (tmp_path / "pid").read_text().strip())
-        assert list(folder.iterdir())
+        assert list(folder.glob("modelnew-check-*"))
         judge.kill()
-    until(lambda: not pid.exists() and not list(folder.iterdir()))
+    until(lambda: not pid.exists() and not list(folder.glob("modelnew-check-*")))
 
 
 def until(found, seconds=120):
