@@ -42,6 +42,13 @@ def test_a_time_below_the_floor_is_not_believed() -> None:
     assert with_floor.row("bad").note == "broke"
 
 
+def test_what_new_pages_cost_is_said_where_a_result_gets_them() -> None:
+    small = Row("new.py", seconds=0.03, seconds_reused=0.02, memory_bytes=1 << 20)
+    large = Row("new.py", seconds=0.03, seconds_reused=0.02, memory_bytes=1 << 26)
+    assert small.note == "" and small.as_dict()["note"] is None
+    assert large.note == large.as_dict()["note"] == "20 ms where results come in memory that is mapped already"
+
+
 def test_what_failed_or_is_impossible_is_not_good_but_a_baseline_may_fail() -> None:
     floor_of_1_s = floor(Work(10**9, 0), RATES)
     base, compiled = Row("eager", seconds=2.0), Row("torch.compile", reason="no compiler")

@@ -9,7 +9,7 @@ The document (`Report.as_dict`), schema "modelnew.bench/1"; times in seconds, si
     noise      {ratio, low, high, floor}              the original against itself; nothing below `floor` is claimed
     floor      {seconds, bytes_read, …} or null       see `floor.Floor.as_dict`
     variants   [{name, status: "timed" | "failed", reason, seconds, ratio, low, high, verdict, over_floor, impossible,
-               seconds_reused, seconds_replayed, error, error_against, first_call_s, memory_bytes, flags}]
+               seconds_reused, seconds_replayed, error, error_against, first_call_s, memory_bytes, flags, note}]
 
 `ratio` is baseline seconds / variant seconds (above 1: faster); the baseline is the first variant.
 """
@@ -28,6 +28,7 @@ from modelnew.bench.stats import Ratio
 SCHEMA = "modelnew.bench/1"
 # of the floor: a time below this is a fault of the measurement or of the candidate, not a success
 IMPOSSIBLE_SHARE = 0.9
+_FRESH = 32 << 20  # results of more bytes come in new pages (`allocator`): what those cost is said
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class Row:
         if self.failed:
             return self.reason
         notes = ["faster than the hardware allows: not believed"] if self.impossible else []
+        if self.seconds_reused is not None and (self.memory_bytes or 0) > _FRESH:
+            notes.append(f"{1e3 * self.seconds_reused:.3g} ms where results come in memory that is mapped already")
         if self.seconds_replayed is not None:
             notes.append(f"{1e6 * self.seconds_replayed:.3g} µs as a captured graph")
         return "; ".join([*self.flags, *notes])
@@ -93,6 +96,7 @@ class Row:
             "first_call_s": self.first_call_s,
             "memory_bytes": self.memory_bytes,
             "flags": list(self.flags),
+            "note": self.note or None,
         }
 
 
