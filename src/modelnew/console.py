@@ -12,7 +12,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 import typer
@@ -20,6 +20,7 @@ import typer
 from modelnew import __version__
 from modelnew.errors import EXIT_BAD_INPUT, ModelnewError, ReferenceFileError
 from modelnew.prints import Once
+from modelnew.progress import Progress
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,8 +32,6 @@ _LEFT = "os._exit"
 # To a terminal a control character is a command, and a model's exceptions end up in our texts. Half a surrogate pair cannot
 # be printed at all.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-
-Progress = Callable[[str], None]
 
 
 @contextlib.contextmanager

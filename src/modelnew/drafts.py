@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from modelnew.compiler import Program, compile_source, with_products
 from modelnew.errors import BuildError, UsageError
 from modelnew.kept import contested, told
 from modelnew.problem import Problem
+from modelnew.progress import Progress
 from modelnew.render.file import Origin, render_file
 from modelnew.runtime.toolchain import BuildFailure, find_tools
 
-Progress = Callable[[str], None]
 PRECISIONS = ("fp32", "ieee")
 PASSES = ("capture", "rewrite", "partition", "lower", "forward", "program")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from modelnew.graph.original import Original, calls_of, original
 from modelnew.graph.partition import Region
 from modelnew.graph.views import base_of
 from modelnew.live import live_origin, load_source
+from modelnew.progress import Progress
 from modelnew.render.file import render_file
 
 
@@ -72,9 +73,7 @@ def _leads_into(node: fx.Node, region: Region) -> bool:
     return base_of(node) is not node and bool(node.users) and all(_leads_into(user, region) for user in node.users)
 
 
-def contested(
-    program: Program, model: nn.Module, device: str, progress: Callable[[str], None]
-) -> tuple[Program, list[Contest]]:
+def contested(program: Program, model: nn.Module, device: str, progress: Progress) -> tuple[Program, list[Contest]]:
     """Times the kernels, and leaves to PyTorch what it does faster. `model`: as it was captured; it is not run."""
     written: Any = load_source(render_file(program, model, live_origin(model)), type(model))
     contests: dict[tuple[str, ...], Contest] = {}

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from modelnew.bench.documents import FOLDER, Document
 from modelnew.bench.fleet import Nursery, VariantFailedError, Worker
 from modelnew.bench.variants import prepared
 from modelnew.errors import BenchError, ModelnewError, UsageError
+from modelnew.progress import Progress
 
 SPEEDS = (1.0, 1.5, 2.0)
 _BATCH = 8  # files whose processes are there at once, built and waiting to be timed
@@ -98,7 +99,7 @@ def bench_folder(
     baselines: Sequence[str],
     budget_s: float,
     limit_s: float,
-    progress: Callable[[str], None],
+    progress: Progress,
 ) -> FolderReport:
     """Optimises, checks and times every reference file of `folder`.
 

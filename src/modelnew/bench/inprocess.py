@@ -16,8 +16,8 @@ from modelnew.bench.seat import Seat
 from modelnew.bench.summary import AGAIN, summarise
 from modelnew.bench.tensors import can_copy, copy, deviation, padding, sample_values
 from modelnew.errors import BenchError
+from modelnew.progress import Progress, quiet
 
-Progress = Callable[[str], None]
 Variants = Mapping[str, Callable[..., object]]
 
 
@@ -28,7 +28,7 @@ def bench_modules(
     device: str = "cpu",
     seed: int | None = None,
     budget_s: float = 10.0,
-    progress: Progress | None = None,
+    progress: Progress = quiet,
 ) -> Report:
     """Times `variants`, each called as `variant(*inputs)` under `torch.no_grad()`, interleaved in this process.
 
@@ -43,9 +43,8 @@ def bench_modules(
     if not variants:
         raise BenchError("there is nothing to time", doing="timing variants", hint="Give at least one variant.")
     seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
-    tell = progress or (lambda text: None)
     with torch.no_grad():
-        times, seats, deviations = _measure(variants, inputs, device, random.Random(seed), budget_s, tell)
+        times, seats, deviations = _measure(variants, inputs, device, random.Random(seed), budget_s, progress)
     return summarise(
         times,
         list(variants),

@@ -25,6 +25,7 @@ from modelnew.bench.summary import AGAIN, summarise
 from modelnew.bench.tensors import deviation
 from modelnew.errors import BenchError
 from modelnew.problem import Problem
+from modelnew.progress import Progress
 
 EAGER = "eager"
 PROCESSES, BLOCKS_PER_PROCESS = {"cpu": 8, "cuda": 3}, 3
@@ -45,7 +46,7 @@ class Race:
     device: str
     dtype: str | None
     rng: random.Random
-    tell: Callable[[str], None]
+    tell: Progress
     times: Times = field(default_factory=Times)
     watches: dict[str, Watch] = field(default_factory=dict)
     first_calls: dict[str, float] = field(default_factory=dict)

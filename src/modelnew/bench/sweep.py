@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from modelnew.bench.documents import SWEEP
 from modelnew.bench.report import Report
 from modelnew.errors import BenchError, MemoryShortError, UsageError
+from modelnew.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def parse_sweep(text: str) -> tuple[str, list[str]]:
 
 
 def sweep(
-    subject: str, name: str, values: Sequence[str], measure: Callable[[str], Report], progress: Callable[[str], None]
+    subject: str, name: str, values: Sequence[str], measure: Callable[[str], Report], progress: Progress
 ) -> Sweep:
     """`measure(value)` at each value in turn. A value that does not fit or cannot be timed is a point that says so."""
     points = []

@@ -30,6 +30,7 @@ from modelnew.check.truth import Reference
 from modelnew.check.whole import Whole
 from modelnew.errors import CheckError
 from modelnew.problem import Problem
+from modelnew.progress import Progress, quiet
 from modelnew.targets import dtype_named
 
 SIDE_BY_SIDE = 4  # candidates that are judged at the same time
@@ -48,7 +49,7 @@ def check_file(
     time_limit: float | None = None,
     disk_limit: int = SCRATCH_BYTES,
     sandbox: bool = False,
-    progress: Callable[[str], None] = lambda text: None,
+    progress: Progress = quiet,
 ) -> Report:
     """Judges the `ModelNew` of `candidate` against the problem's `Model`.
 
@@ -89,7 +90,7 @@ def check_files(
     disk_limit: int = SCRATCH_BYTES,
     sandbox: bool = False,
     threads: int | None = None,
-    progress: Callable[[str], None] = lambda text: None,
+    progress: Progress = quiet,
 ) -> list[Report]:
     """`check_file` for several candidates, which share the reference's answers. threads: that their kernels run on; None: as
     many as this process has."""
@@ -141,7 +142,7 @@ class _Task:
     limits: Limits
     device: str
     dtype: str | None
-    progress: Callable[[str], None]
+    progress: Progress
 
     def reports(self, paths: Sequence[Path]) -> list[Report]:
         """Judges the candidates, a few at a time."""

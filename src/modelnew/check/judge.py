@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from modelnew.check.report import CaseResult
 from modelnew.check.toolchain import fault
 from modelnew.check.truth import STATE, Evaluation, Reference, put
 from modelnew.check.verdict import RMS_LIMIT, rms
+from modelnew.progress import Progress
 from modelnew.targets import dtype_text
 
 MOST_OF_REFERENCE, MOST_OF_CANDIDATE = 6, 12  # sizes that are tried around the numbers of their sources
@@ -61,7 +62,7 @@ class Judge:
         source: Source,
         *,
         seed: int,
-        progress: Callable[[str], None],
+        progress: Progress,
         gradients: bool = False,
     ) -> None:
         self.reference = reference

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 
 import torch
@@ -26,6 +26,7 @@ from modelnew.check.sizes import Work
 from modelnew.check.truth import Evaluation, Reference
 from modelnew.check.whole import Whole
 from modelnew.problem import Problem
+from modelnew.progress import Progress
 from modelnew.targets import dtype_named
 
 NAME = "larger sizes"
@@ -159,7 +160,7 @@ def make(
     dtype: str | None,
     seed: int,
     product_unit: float,
-    progress: Callable[[str], None],
+    progress: Progress,
     work: Work | None = None,
 ) -> Larger | str | None:
     """The cases, or why there are none, or None where the other cases are at these sizes already. work: of a forward at

@@ -8,7 +8,7 @@ import inspect
 import os
 import textwrap
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from modelnew.check.streams import call_late
 from modelnew.check.truth import Reference
 from modelnew.check.wide import tensors
 from modelnew.errors import CheckError
+from modelnew.progress import Progress, quiet
 
 
 class LiveCandidate:
@@ -100,7 +101,7 @@ def check_module(
     seed: int | None = None,
     precision: str | None = None,
     gradients: bool = False,
-    progress: Callable[[str], None] = lambda text: None,
+    progress: Progress = quiet,
 ) -> Report:
     """Judges `candidate` against `model` on inputs like `inputs`, in this process.
 

@@ -19,6 +19,7 @@ from modelnew import fakes
 from modelnew.check.wide import tensors
 from modelnew.errors import ModelnewError
 from modelnew.problem import Problem
+from modelnew.progress import Progress
 
 ELEMENTS = 400_000  # read and written by all ops of one forward, in a case of some twenty
 PARAMETERS = 2_500_000
@@ -94,7 +95,7 @@ class Reduced:
     full: Work | None = None
 
 
-def reduce(problem: Problem, device: str, dtype: str | None, progress: Callable[[str], None]) -> Reduced:
+def reduce(problem: Problem, device: str, dtype: str | None, progress: Progress) -> Reduced:
     """The problem at sizes whose work fits; as it is where it fits already."""
     found = _try(problem, {}, device, dtype)
     if found is None or found[1].fits():
