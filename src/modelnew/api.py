@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-import modelnew
 from modelnew.bench import bench_file as time_file
 from modelnew.bench import bench_modules, floor, machine
 from modelnew.bench.compare import Comparison, compare
@@ -31,23 +29,19 @@ from modelnew.check import check_files as judge_files
 from modelnew.check import check_module, junit
 from modelnew.check.report import Report as CheckReport
 from modelnew.compiler import LiveModule, Program, compile_source, with_products
-from modelnew.drafts import Draft, Finished, on_tensor_cores, require_compiler
-from modelnew.errors import BenchError, MemoryShortError, UsageError
+from modelnew.delivery import OptimizeResult, deliver
+from modelnew.drafts import Draft, on_tensor_cores
+from modelnew.errors import UsageError
 from modelnew.explain import Explanation, work_of
 from modelnew.live import live_origin, load_source, wrap
-from modelnew.outputs import rejected_name, report_name, write
+from modelnew.outputs import write
 from modelnew.problem import Problem
+from modelnew.progress import Progress, quiet
 from modelnew.render.file import render_file
-from modelnew.targets import device_named, dtype_text
+from modelnew.targets import device_named
 
-Progress = Callable[[str], None]
 FOLDER_LIMIT_S = 1800.0
 LOOKS = 3  # at a verdict, at most: while it is open after the budget, `bench` measures for as long again
-OPTIMIZE_BUDGET_S = 10.0  # seconds of timing in `optimize`, which is asked for a file and not for figures
-
-
-def _quiet(text: str) -> None:
-    """Progress that nobody watches."""
 
 
 @dataclass(frozen=True)
@@ -73,16 +67,6 @@ class Measurement:
     sources: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class OptimizeResult:
-    """What `optimize_file` did. `accepted`: the verdict, None where it was not asked for or could not be reached."""
-
-    output: Path
-    accepted: bool | None
-    report: dict[str, Any]
-    summary: list[str]
-
-
 def optimize(model: nn.Module, *inputs: object, precision: str = "fp32") -> nn.Module:
     """`model` on kernels of its own: a module of a class derived from the model's, sharing its parameters.
 
@@ -103,7 +87,7 @@ def optimize(model: nn.Module, *inputs: object, precision: str = "fp32") -> nn.M
 
 
 def check(
-    model: nn.Module, candidate: nn.Module, *inputs: object, seed: int | None = None, progress: Progress = _quiet
+    model: nn.Module, candidate: nn.Module, *inputs: object, seed: int | None = None, progress: Progress = quiet
 ) -> CheckReport:
     """Judges `candidate` against `model` on inputs like these, and others, in this process. Raises CheckError."""
     return check_module(model, candidate, inputs, seed=seed, progress=progress)
@@ -115,7 +99,7 @@ def bench(
     *inputs: object,
     baselines: Sequence[str] = ("torch.compile",),
     budget_s: float = 10.0,
-    progress: Progress = _quiet,
+    progress: Progress = quiet,
 ) -> BenchReport:
     """Median times of `model`, its compiled form and `candidate`, interleaved in this process. Raises BenchError."""
     variants: dict[str, Callable[..., object]] = {"eager": model, "modelnew": candidate}
@@ -143,7 +127,7 @@ def optimize_file(
     bench: bool = True,
     show: str | None = None,
     precision: str = "fp32",
-    progress: Progress = _quiet,
+    progress: Progress = quiet,
 ) -> OptimizeResult:
     """Writes the optimised file and its report beside it. A rejected one gets the suffix `.rejected.py` instead.
 
@@ -151,53 +135,9 @@ def optimize_file(
     """
     place = str(device_named(device))
     draft = Draft(path, overrides, place, dtype, progress, show=show, precision=precision)
-    return judge_and_write(
+    return deliver(
         draft.finish(progress, measure=bench), output, place, dtype, check=check, bench=bench, progress=progress
     )
-
-
-def judge_and_write(
-    finished: Finished,
-    output: Path,
-    place: str,
-    dtype: str | None,
-    *,
-    check: bool,
-    bench: bool,
-    threads: int | None = None,
-    progress: Progress = _quiet,
-) -> OptimizeResult:
-    """What `optimize_file` does with a finished text. threads: see `judge_files`."""
-    problem, program, text, shown = finished.problem, finished.program, finished.text, finished.shown
-    report: dict[str, Any] = {
-        "schema": "modelnew.optimize/1",
-        "modelnew": modelnew.__version__,
-        "reference": problem.path.name,
-    }
-    work = work_of(program)
-    report["work"] = {"bytes_read": work.bytes_read, "bytes_written": work.bytes_written, "flops": dict(work.flops)}
-    report["kernels"] = [contest.as_dict() for contest in finished.contests]
-    summary = [*([shown] if shown else []), *_fused(program), *finished.notes]
-    built = program.kernels or (program.products and place.startswith("cuda"))
-    if built and (check or bench):
-        require_compiler(place)
-    with tempfile.TemporaryDirectory(prefix="modelnew-") as folder:
-        candidate = Path(folder) / output.name
-        write(candidate, text)
-        verdict = None
-        if check:
-            options: dict[str, Any] = {"device": place, "dtype": dtype, "threads": threads, "progress": progress}
-            verdict = judge_files(problem, [candidate], **options)[0]
-            report["check"] = verdict.as_dict()
-            summary.append(verdict.headline)
-        if bench and (verdict is None or verdict.accepted is not False):
-            summary += _timed(problem, candidate, program, place, dtype, report, progress)
-    accepted = verdict.accepted if verdict is not None else None
-    written = rejected_name(output) if accepted is False else output
-    write(written, text)
-    write(report_name(output), json.dumps(report, indent=1, allow_nan=False) + "\n")
-    summary.append(f"{written} written, its figures in {report_name(output)}")
-    return OptimizeResult(written, accepted, report, summary)
 
 
 def explain_file(
@@ -208,7 +148,7 @@ def explain_file(
     dtype: str | None = None,
     source: bool = False,
     show: str | None = None,
-    progress: Progress = _quiet,
+    progress: Progress = quiet,
 ) -> Explanation:
     """What `optimize_file` would write, with the floor at the device's own measured rates; the model is not run."""
     place = str(device_named(device))
@@ -228,7 +168,7 @@ def check_files(
     precision: str | None = None,
     gradients: bool = False,
     sandbox: bool = False,
-    progress: Progress = _quiet,
+    progress: Progress = quiet,
 ) -> list[CheckReport]:
     """Judges files that define ModelNew against a reference; docs/check.md says by which rule. Raises CheckError."""
     return judge_files(
@@ -258,7 +198,7 @@ def bench_file(
     dtype: str | None = None,
     baselines: Sequence[str] = ("torch.compile",),
     budget_s: float = 20.0,
-    progress: Progress = _quiet,
+    progress: Progress = quiet,
 ) -> TimedFile:
     """Times the candidates, or the file that `optimize_file` would write, against eager and other baselines."""
     place = str(device_named(device))
@@ -302,7 +242,7 @@ def bench_folder(
     baselines: Sequence[str] = ("torch.compile",),
     budget_s: float = 20.0,
     limit_s: float = FOLDER_LIMIT_S,
-    progress: Progress = _quiet,
+    progress: Progress = quiet,
 ) -> FolderReport:
     """Optimises, checks and times every reference file of a folder; goes on where an earlier call was interrupted.
 
@@ -311,7 +251,6 @@ def bench_folder(
     and again in timing. Raises BenchError, UsageError.
     """
     place = str(device_named(device))
-
     return time_folder(
         folder,
         results or Path(f"{folder.resolve().name}_bench"),
@@ -370,52 +309,6 @@ def compare_files(old: Path, new: Path, *, threshold: float) -> Comparison:
     return compare(read_document(old), read_document(new), threshold)
 
 
-def _fused(program: Program) -> list[str]:
-    products = ["matrix products run on tensor cores where a GPU of compute capability 9.0 is"]
-    products = products if program.forward.plain_products else []
-    if not program.kernels:
-        return products or ["nothing in this model gains from a kernel of its own: the file runs the original forward"]
-    dtypes = ", ".join(map(dtype_text, program.working)) or "the captured dtypes"
-    names = ", ".join(f"{kernel.name} ({kernel.family})" for kernel in program.kernels)
-    count = f"{len(program.kernels)} kernel{'s' if len(program.kernels) > 1 else ''}"
-    return [f"{count} for {dtypes}: {names}", *products]
-
-
 def _floor(program: Program, device: str) -> Floor:
     work = work_of(program)
     return floor(work, machine.measure(device, list(work.flops), work.bytes_moved))
-
-
-def _timed(
-    problem: Problem,
-    candidate: Path,
-    program: Program,
-    device: str,
-    dtype: str | None,
-    report: dict[str, Any],
-    progress: Progress,
-) -> list[str]:
-    """Times the candidate; where that cannot be done, says why: the verdict stands without it."""
-    try:
-        timed = time_file(
-            problem,
-            [candidate],
-            device=device,
-            dtype=dtype,
-            budget_s=OPTIMIZE_BUDGET_S,
-            work=work_of(program),
-            progress=progress,
-        )
-    except (MemoryShortError, BenchError) as error:
-        report["bench"] = {"error": str(error)}
-        return [f"not timed: {error}"]
-    report["bench"] = timed.as_dict()
-    lines = []
-    for row in timed.rows():
-        if row.seconds is None:
-            lines.append(f"{row.name}: {row.note}")
-        else:
-            speed = f", {row.ratio.value:.2f} × eager ({row.verdict})" if row.ratio and row.verdict else ""
-            over = f", {row.over_floor:.2f} × the floor" if row.over_floor is not None else ""
-            lines.append(f"{row.name}: {row.seconds * 1e3:.4g} ms{speed}{over}")
-    return lines

@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 
-from modelnew import api
 from modelnew.bench import bench_file, nursery
 from modelnew.bench.fleet import ForkedNursery
+from modelnew.delivery import OptimizeResult, deliver
 from modelnew.drafts import Draft
 from modelnew.errors import BuildError, MemoryShortError, ModelnewError
 from modelnew.explain import work_of
 from modelnew.outputs import write
+from modelnew.progress import quiet
 
 Message = dict[str, Any]
 
@@ -42,11 +43,9 @@ class Desk:
         threads = torch.get_num_threads()
         torch.set_num_threads(max(1, threads // beside))
         try:
-            self._draft = Draft(Path(path), overrides, device, dtype, _quiet)
-            finished = self._draft.finish(_quiet, measure=False)
-            result = api.judge_and_write(
-                finished, Path(output), device, dtype, check=True, bench=False, threads=threads
-            )
+            self._draft = Draft(Path(path), overrides, device, dtype, quiet)
+            finished = self._draft.finish(quiet, measure=False)
+            result = deliver(finished, Path(output), device, dtype, check=True, bench=False, threads=threads)
         except ModelnewError as error:
             passing = isinstance(error, (BuildError, MemoryShortError))
             return {"accepted": False, "reason": _one_line(error), "passing": passing}
@@ -70,11 +69,11 @@ class Desk:
         """
         place, verdict = Path(output), {"accepted": True, "reason": None}
         try:
-            draft = self._draft or Draft(Path(path), overrides, device, dtype, _quiet)
-            before = draft.finish(_quiet, measure=False).program.text
-            finished = draft.finish(_quiet, measure=True)
+            draft = self._draft or Draft(Path(path), overrides, device, dtype, quiet)
+            before = draft.finish(quiet, measure=False).program.text
+            finished = draft.finish(quiet, measure=True)
             if finished.program.text != before:
-                verdict = _verdict(api.judge_and_write(finished, place, device, dtype, check=True, bench=False))
+                verdict = _verdict(deliver(finished, place, device, dtype, check=True, bench=False))
                 if not verdict["accepted"]:
                     return {**verdict, "report": None}
             else:
@@ -87,11 +86,7 @@ class Desk:
         return {**verdict, "report": report.as_dict()}
 
 
-def _quiet(text: str) -> None:
-    """Progress that nobody watches."""
-
-
-def _verdict(result: api.OptimizeResult) -> Message:
+def _verdict(result: OptimizeResult) -> Message:
     accepted = result.accepted is True
     return {"accepted": accepted, "reason": None if accepted else result.report["check"]["headline"]}
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modelnew import api, drafts, kept
+from modelnew import api, delivery, drafts, kept
 from modelnew.bench.kernels import Contest, contest
 from modelnew.bench.stats import Ratio
 from modelnew.compiler import compile_module, without
@@ -128,7 +128,7 @@ def test_the_file_and_its_report_say_what_was_kept(verdict, tmp_path, monkeypatc
 
     monkeypatch.setattr(kept, "contest", decided)
     options = {"overrides": SMALL["softmax"], "device": "cpu", "check": False}
-    monkeypatch.setattr(api, "_timed", lambda *args: [])
+    monkeypatch.setattr(delivery, "_timed", lambda *args: [])
     result = api.optimize_file(FOLDER / "softmax.py", output=tmp_path / "new.py", bench=True, **options)
     assert [entry["verdict"] for entry in result.report["kernels"]] == [verdict]
     text = result.output.read_text()
@@ -147,7 +147,7 @@ def test_the_file_and_its_report_say_what_was_kept(verdict, tmp_path, monkeypatc
 
 def test_bytes_depend_on_what_was_decided_and_not_on_figures(tmp_path, monkeypatch):
     """The names of what was kept, left, or given to oneDNN are in the file; times, ratios and verdicts are not."""
-    monkeypatch.setattr(api, "_timed", lambda *args: [])
+    monkeypatch.setattr(delivery, "_timed", lambda *args: [])
     options = {"overrides": SMALL["linear_sigmoid_sum"], "device": "cpu", "check": False}
 
     def written(number, ratio, verdict, products):

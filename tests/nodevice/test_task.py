@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from modelnew import api, task
+from modelnew import task
 from modelnew.errors import BuildError
 
 
@@ -33,7 +33,7 @@ def test_builds_side_by_side_share_the_cores_and_check_kernels_on_all_of_them(
         return SimpleNamespace(accepted=True)
 
     monkeypatch.setattr(task, "Draft", lambda *args: SimpleNamespace(finish=lambda *args, **options: None))
-    monkeypatch.setattr(api, "judge_and_write", judge)
+    monkeypatch.setattr(task, "deliver", judge)
     desk = object.__new__(task.Desk)  # as made, it forks
     answer = desk.build("x.py", {}, "x_new.py", "cpu", None, 2)
     assert (answer["accepted"], answer.get("passing", False)) == (not fails, fails)
