@@ -13,7 +13,7 @@ import torch
 from modelnew.runtime.launch import card_of
 from modelnew.runtime.layout import Plan
 from modelnew.runtime.plan_cuda import Device
-from modelnew.runtime.plan_product import BATCH_TILES, STRIDES_AT, Factors, choose, launch_of
+from modelnew.runtime.plan_product import ACROSS_AT, BATCH_TILES, STRIDES_AT, TILE_AT, Factors, choose, launch_of
 from tests.cuda import harness
 
 SOURCE = """
@@ -126,7 +126,7 @@ def run(
     pointers = [ctypes.c_void_p(t.data_ptr()) for t in (*outputs, x, w, *others)]
     state = ctypes.c_void_p(hints.data_ptr() if hints is not None else 0)
     stream = ctypes.c_void_p(torch.cuda.current_stream(x.device).cuda_stream)
-    launch = getattr(library(plan.numbers[5], plan.numbers[0]), name)
+    launch = getattr(library(plan.numbers[TILE_AT], plan.numbers[ACROSS_AT]), name)
     return int(launch(*pointers, state, (ctypes.c_int64 * len(numbers))(*numbers), stream))
 
 

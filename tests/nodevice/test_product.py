@@ -16,7 +16,7 @@ from modelnew import optimize
 from modelnew.compiler import compile_module, with_products
 from modelnew.render.product import render_product
 from modelnew.runtime.plan_cuda import Device
-from modelnew.runtime.plan_product import STRIDES_AT, Factors, choose, plan_product
+from modelnew.runtime.plan_product import ACROSS_AT, STRIDES_AT, TILE_AT, Factors, choose, plan_product
 from modelnew.runtime.product import Hints, collapsed_stride, factors_of
 from tests.compile_gate import Case, check
 from tests.compiled import Function
@@ -106,18 +106,18 @@ def test_the_launch_is_chosen_for_what_it_covers():
     assert chosen.numbers[:6] == (0, 0, 128, 4096, 4096, 128)
     assert chosen.numbers[7] == 132
     assert chosen.numbers[STRIDES_AT:] == (1, 0, 4096, 1, 4096, 1, 0, 1)  # the output, x, the weight, the other operand
-    assert plan(m=16).numbers[5] == 16
-    assert plan(m=64).numbers[5:7] == (64, 4)
-    assert plan(m=5000).numbers[5:7] == (128, 1)
-    assert plan(m=32).numbers[5] == 64
-    assert plan(m=24, n=2048, k=4096).numbers[5] == 16  # more blocks than with larger tiles
+    assert plan(m=16).numbers[TILE_AT] == 16
+    assert plan(m=64).numbers[TILE_AT : TILE_AT + 2] == (64, 4)
+    assert plan(m=5000).numbers[TILE_AT : TILE_AT + 2] == (128, 1)
+    assert plan(m=32).numbers[TILE_AT] == 64
+    assert plan(m=24, n=2048, k=4096).numbers[TILE_AT] == 16  # more blocks than with larger tiles
     assert plan(device=HOPPER._replace(capability=(8, 0))) is None
     assert plan(m=2, n=64, k=64) is None  # too little to do
     assert plan(m=1) is None  # the library reads the weight as fast
     assert plan(m=4096, n=512, k=512) is None  # what the library is as fast at
     assert plan(m=192, n=1024, k=1024) is None  # it has done this before the host has prepared a launch
     assert plan(m=192, n=1024, k=1024, alone=False) is not None  # but not with a kernel after it
-    assert plan(w=lambda w: w.t()).numbers[0] == 1  # its columns are contiguous
+    assert plan(w=lambda w: w.t()).numbers[ACROSS_AT] == 1  # its columns are contiguous
     assert plan(k=4095, w=lambda w: w) is None  # rows that do not begin at multiples of 16 bytes
     assert plan(k=4094) is None  # nor do these
 

@@ -171,7 +171,8 @@ def test_the_plan_and_the_headers_have_the_same_sizes():
     assert HEADER["product_k_block"] == BLOCK * GROUP == plan_product.K_BLOCK
     assert HEADER["product_cluster"] == plan_product.CLUSTER
     assert HEADER["product_workers"] == plan_product.WORKERS
-    assert HEADER["strides_at"] == plan_product.STRIDES_AT
+    at = (plan_product.ACROSS_AT, plan_product.TILE_AT, plan_product.STRIDES_AT)
+    assert (HEADER["across_at"], HEADER["batch_tile_at"], HEADER["strides_at"]) == at
 
 
 def test_small_integers_are_exact():

@@ -11,7 +11,7 @@ import torch
 
 from modelnew.runtime.call import Made, queue_of, with_workspace
 from modelnew.runtime.launch import Kernel, card_of, dtype_of
-from modelnew.runtime.plan_product import plan_product
+from modelnew.runtime.plan_product import ACROSS_AT, TILE_AT, plan_product
 from modelnew.runtime.product import NOT_COVERED, Hints, collapsed_stride, factors_of, fp32_is_asked_for
 
 
@@ -85,9 +85,8 @@ class ProductKernel(Kernel):
         plan = plan_product(factors, pairs, card_of(x.device), bool(self.reduced), self.alone)
         if plan is None:
             return None
-        function = getattr(
-            self.owner.products(plan.numbers[5], plan.numbers[0] != 0), "launch_" + self.name + "_product"
-        )
+        library = self.owner.products(plan.numbers[TILE_AT], plan.numbers[ACROSS_AT] != 0)
+        function = getattr(library, "launch_" + self.name + "_product")
         function.argtypes = [ctypes.c_void_p] * (len(self.inputs) + 4) + [ctypes.c_int64]
         function.restype = ctypes.c_int
         run = with_workspace(function, plan, x.device)

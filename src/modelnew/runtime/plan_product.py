@@ -13,7 +13,7 @@ _FLOAT = 4
 _VECTOR = 16  # bytes that a row of the weight begins at a multiple of
 _LEAST_TIME = 20  # microseconds; what the library does in less, it does while the host prepares a launch
 BATCH_TILES = (16, 64, 128)  # rows of x per block
-STRIDES_AT = 13  # in the numbers
+ACROSS_AT, TILE_AT, STRIDES_AT = 0, 5, 13  # in the numbers
 _LARGEST = 1 << 30  # of m, n and k
 
 # What the kernel is made of; device/cuda/product_sums.cuh has the same numbers.

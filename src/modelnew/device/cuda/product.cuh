@@ -18,7 +18,11 @@ inline constexpr int not_covered = -1;  // nothing was launched; the caller take
 namespace detail {
 
 inline constexpr int product_cluster = 2;
-inline constexpr int strides_at = 13;  // in the plan
+
+// Places in the plan.
+inline constexpr int across_at = 0, device_at = 1, m_at = 2, n_at = 3, k_at = 4, batch_tile_at = 5, splits_at = 6;
+inline constexpr int sms_at = 7, x_unit_at = 8, w_unit_at = 9, counters_at = 10, sums_at = 11, partials_at = 12;
+inline constexpr int strides_at = 13;
 
 // cuTensorMapEncodeTiled, without linking the driver's library.
 inline auto tensor_map_encoder() {
@@ -82,7 +86,7 @@ int product_tiled(const product_operands<Outs, Ins>& o, float* hints, const int6
   constexpr bool reduces = !std::is_same<Reduce, no_reduction>::value;
   using layout = product_layout<Columns, cluster>;
   product_shape s = {};
-  s.m = plan[2], s.n = plan[3], s.k = plan[4], s.hints = hints;
+  s.m = plan[m_at], s.n = plan[n_at], s.k = plan[k_at], s.hints = hints;
   s.blocks = static_cast<int>(ceil_div(s.k, product_k_block));
   s.n_tiles = static_cast<int>(ceil_div(s.n, product_rows_per_block));
   s.m_tiles = static_cast<int>(ceil_div(s.m, Columns));
@@ -91,8 +95,8 @@ int product_tiled(const product_operands<Outs, Ins>& o, float* hints, const int6
   where.cluster = cluster;
   where.early = true;
   constexpr auto kernel = product_tiles<Body, Reduce, Finish, Columns, cluster, Outs, Ins>;
-  const int64_t tiles = int64_t(s.n_tiles) * s.m_tiles, clusters = clusters_at_a_time<kernel>(where, plan[1]);
-  s.splits = static_cast<int>(plan[6]);
+  const int64_t tiles = int64_t(s.n_tiles) * s.m_tiles, clusters = clusters_at_a_time<kernel>(where, plan[device_at]);
+  s.splits = static_cast<int>(plan[splits_at]);
   const int64_t units = ceil_div(s.n_tiles, cluster) * s.m_tiles * s.splits;
   if (units > 0x7fffffff || int64_t(s.blocks) * groups_per_block > 0x7fffffff) return not_covered;
   s.units = static_cast<unsigned>(units);
@@ -110,17 +114,17 @@ int product_tiled(const product_operands<Outs, Ins>& o, float* hints, const int6
   const auto at = [&](int place) { return reinterpret_cast<unsigned char*>(plan[strides_at + 2 * o.count]) + plan[place]; };
   s.x = reinterpret_cast<unsigned char*>(plan[strides_at + 2 * o.count]);
   split.halves = reinterpret_cast<uint4*>(plan[strides_at + 2 * o.count]);
-  s.x_unit = split.row_unit = reinterpret_cast<float*>(at(8));
-  s.w_unit = split.w_unit = reinterpret_cast<float*>(at(9));
-  split.counters = s.tile_counters = reinterpret_cast<uint32_t*>(at(10));
+  s.x_unit = split.row_unit = reinterpret_cast<float*>(at(x_unit_at));
+  s.w_unit = split.w_unit = reinterpret_cast<float*>(at(w_unit_at));
+  split.counters = s.tile_counters = reinterpret_cast<uint32_t*>(at(counters_at));
   s.row_counters = s.tile_counters + (s.splits > 1 ? tiles : 0);
-  s.sums = reinterpret_cast<float*>(at(11));
-  s.partials = at(12);
+  s.sums = reinterpret_cast<float*>(at(sums_at));
+  s.partials = at(partials_at);
 
   CUtensorMap w_map;
   if (!encode_weight(w_map, split.w, s.k, s.n, split.w_stride)) return not_covered;
   split.parts = split.groups > 512 ? 8 : split.groups > 256 ? 4 : split.groups > 128 ? 2 : 1;
-  launch_shape before = {4 * plan[7] / split.parts, split_threads};
+  launch_shape before = {4 * plan[sms_at] / split.parts, split_threads};
   const int64_t rows = int64_t(s.m_tiles) * Columns;
   if (before.blocks < rows) before.blocks = rows < most_blocks / 8 ? rows : most_blocks / 8;
   before.blocks *= split.parts;
@@ -136,22 +140,22 @@ bool product_covers(const product_operands<Outs, Ins>& o, const int64_t* plan) {
   constexpr int w = Outs::size + 1;
   constexpr int64_t most = 1 << 30;
   int major = 0, minor = 0;
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, static_cast<int>(plan[1]));
-  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, static_cast<int>(plan[1]));
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, static_cast<int>(plan[device_at]));
+  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, static_cast<int>(plan[device_at]));
   const int along = weight_across ? 0 : 1;  // contiguous
-  const int64_t pitch = o.stride[w][1 - along], length = plan[weight_across ? 3 : 4];
+  const int64_t pitch = o.stride[w][1 - along], length = plan[weight_across ? n_at : k_at];
   const bool strides = (o.stride[w][along] == 1 || length == 1) && pitch % 4 == 0 && pitch >= length;
-  const bool sizes = plan[2] <= most && plan[3] <= most && plan[4] <= most && plan[7] >= product_cluster &&
-                     plan[5] == MN_BATCH_TILE && plan[6] >= 1;
+  const bool sizes = plan[m_at] <= most && plan[n_at] <= most && plan[k_at] <= most && plan[sms_at] >= product_cluster &&
+                     plan[batch_tile_at] == MN_BATCH_TILE && plan[splits_at] >= 1;
   const bool aligned = reinterpret_cast<uintptr_t>(o.at.in[1]) % 16 == 0;
-  return plan[0] == weight_across && major == 9 && minor == 0 && strides && sizes && aligned;
+  return plan[across_at] == weight_across && major == 9 && minor == 0 && strides && sizes && aligned;
 }
 
 template <class Body, class Reduce, class Finish, class Outs, class Ins>
 int product_on(const std::array<void*, Outs::size>& outs, const std::array<const void*, Ins::size>& ins, void* hints,
                const int64_t* plan, queue stream) {
   static_assert(std::is_same<mn::type_at<1, Ins>, float>::value, "the weight is fp32");
-  const device_scope device(plan[1]);
+  const device_scope device(plan[device_at]);
   if (device.error() != cudaSuccess) return taken(device.error());
   product_operands<Outs, Ins> o = {make_operands<Outs, Ins>(outs, ins), {}};
   for (int i = 0; i < o.count; ++i)
