@@ -54,9 +54,13 @@ def build_seconds() -> tuple[float, float]:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / f"{example}_new.py"
             api.optimize_file(
-                EXAMPLES / f"{example}.py", output=file, overrides=overrides, device="cpu", dtype=None,
-                check=False, bench=False, show=None, progress=lambda text: None,
-            )  # fmt: skip
+                EXAMPLES / f"{example}.py",
+                output=file,
+                overrides=overrides,
+                device="cpu",
+                check=False,
+                bench=False,
+            )
             environment = {**os.environ, "MODELNEW_CACHE_DIR": str(Path(folder) / "cache")}
             times = [float(_run(file, environment)) for _ in range(4)]
             cold, warm = max(cold, times[0]), max(warm, sorted(times[1:])[1])

@@ -10,7 +10,6 @@ The command line prints the message, never a traceback, and exits with `EXIT_BAD
 
 from __future__ import annotations
 
-EXIT_GOOD = 0
 EXIT_NOT_MET = 1  # a verdict of "rejected", or a speed that was asked for and not reached
 EXIT_BAD_INPUT = 2
 

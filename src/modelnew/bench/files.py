@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from modelnew.bench.report import Report
 from modelnew.bench.variants import BASELINES, prepared
 from modelnew.errors import UsageError
 from modelnew.problem import Problem
+from modelnew.progress import Progress, quiet
 
 _WORKERS = ("modelnew.bench.worker",)
 
@@ -33,7 +34,7 @@ def bench_file(
     seed: int | None = None,
     work: Work | None = None,
     looks: int = 1,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = quiet,
     nursery: Nursery | None = None,
 ) -> Report:
     """Times optimised files and baselines against the original run eagerly, on the reference's own inputs, under
@@ -60,8 +61,7 @@ def bench_file(
                 f"there is no baseline {name!r}", doing="timing", hint=f"Choose from {', '.join(BASELINES)}."
             )
     seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
-    tell = progress or (lambda text: None)
-    race = Race(problem, _entries(candidates, baselines), device, dtype, random.Random(seed), tell, looks=looks)
+    race = Race(problem, _entries(candidates, baselines), device, dtype, random.Random(seed), progress, looks=looks)
     with contextlib.nullcontext(nursery) if nursery else Nursery(*_WORKERS, *prepared(baselines, device)) as workers:
         race.run(workers, budget_s)
     report = replace(race.report(seed), baselines=(EAGER, *baselines))

@@ -33,9 +33,8 @@ def bench_modules(
     """Times `variants`, each called as `variant(*inputs)` under `torch.no_grad()`, interleaved in this process.
 
     variants: name → callable; the first is the baseline, and is also run against itself for the noise floor.
-    inputs: what every variant is given; tensors on `device`. They are copied to fresh memory for each block while
-    that leaves most of
-        the memory free. They are never written to.
+    inputs: what every variant is given; tensors on `device`. They are copied to fresh memory for each block
+        while that leaves most of the memory free. They are never written to.
     budget_s: about how long the timing may take, in seconds; at least three rounds are run.
     A variant that raises becomes a row that says so. Raises BenchError when there is no variant, or the baseline
     itself fails.
