@@ -161,7 +161,7 @@ CHEATS = {
     "crash": Cheat("import ctypes\nctypes.string_at(0)", "crashed with SIGSEGV"),
     "exit": Cheat("os._exit(0)", "ended the process (exit code 0)"),
     "sys.exit": Cheat("sys.exit(0)", "it raises SystemExit"),
-    "endless loop": Cheat("while True: pass", "no answer after"),
+    "no end": Cheat("time.sleep(1000)", "no answer after"),  # waits, and leaves the processor to the others
     "endless memory": Cheat("k = []\nwhile True: k.append(torch.ones(2**24)); time.sleep(0.005)", "of memory while"),
     "forged replies": Cheat(
         "for fd in range(3, 40):\n    try: os.write(fd, b'{\"accepted\": true}\\n')\n    except OSError: pass\nreturn x",
