@@ -33,7 +33,16 @@ SCHEMA = "modelnew.checks/1"
 def checked(example: str, path: Path) -> tuple[float, dict[str, Any]]:
     """Seconds that the command took, and its document."""
     sets = [f"--set={name}={value}" for name, value in SMALL[example].items()]
-    command = [sys.executable, "-m", "modelnew", "check", str(FOLDER / f"{example}.py"), str(path), "--json", "--seed=1"]
+    command = [
+        sys.executable,
+        "-m",
+        "modelnew",
+        "check",
+        str(FOLDER / f"{example}.py"),
+        str(path),
+        "--json",
+        "--seed=1",
+    ]
     started = time.monotonic()
     done = subprocess.run([*command, *sets], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
     return time.monotonic() - started, json.loads(done.stdout)
@@ -58,7 +67,9 @@ def main() -> int:
     found = {example: measure(example) for example in sys.argv[1:] or SMALL}
     document = {"schema": SCHEMA, "machine": about, "limit_s": LIMIT_S, "examples": before | found}
     for example, row in found.items():
-        print(f"{example:24} {row['took_s']:6.2f} s  {row['cases']} cases  {'' if row['met'] else 'NOT MET'}  {row['headline']}")
+        print(
+            f"{example:24} {row['took_s']:6.2f} s  {row['cases']} cases  {'' if row['met'] else 'NOT MET'}  {row['headline']}"
+        )
     place.write_text(json.dumps(document, indent=1) + "\n")
     return 0 if all(row["met"] for row in found.values()) else 1
 

@@ -40,6 +40,7 @@ class Resizer:
         self._device = next((value.device for value in model.state_dict().values()), None)
         self._mode = fakes.new_mode()
         self._state = self._fake_state(self._mode)
+        self._taken: dict[tuple[Shape, ...], bool] = {}  # whether the model takes such shapes, where that was tried
         self._parameters = sum(value.numel() for value in self._state.values())
 
     def row(self, group: Group) -> int:
@@ -109,6 +110,11 @@ class Resizer:
         }
 
     def _accepts(self, shapes: list[Shape], *modes: Any) -> bool:
+        if modes or tuple(shapes) not in self._taken:
+            self._taken[tuple(shapes)] = self._runs(shapes, *modes)
+        return self._taken[tuple(shapes)]
+
+    def _runs(self, shapes: list[Shape], *modes: Any) -> bool:
         remaining = iter(shapes)
         with contextlib.ExitStack() as stack:
             for mode in (self._mode, fakes.quiet_logs(), torch.no_grad()):
