@@ -35,6 +35,7 @@ def test_cross_entropy_compares_no_position():
     kernel, text = body(lambda s, x, y: F.cross_entropy(x, y), X, TARGET)
     assert "mn::eq" not in text and "row.index" not in text and "together" not in text
     assert text.count("row.template pick<1>(inputs_1)") == 1
+    assert "mn::types<int64_t, T>, mn::types<T>>(" in text, "vectors are as wide as the logits' type allows"
     plan = schedule(kernel)
     assert (plan.passes, plan.kept) == (2, 1)
 

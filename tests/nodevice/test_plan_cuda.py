@@ -68,6 +68,7 @@ class Rows:
     sweeps: int = 3
     kept: int = 2  # values per element
     weights: int = 0
+    targets: int = 0  # inputs with one int64 per row
 
     def layout(self) -> RowLayout:
         rank = len(self.shape)
@@ -76,14 +77,19 @@ class Rows:
         for axis in reversed(range(rank - 1)):
             strides[axis] = strides[axis + 1] * self.shape[axis + 1]
         own, shared = strides, [s if a in axes else 0 for a, s in enumerate(strides)]
-        walked = [own, own] + [shared] * self.weights
+        per_row, step = [0] * rank, 1
+        for axis in reversed([a for a in range(rank) if a not in axes]):
+            per_row[axis], step = step, step * self.shape[axis]
+        walked = [own, own] + [shared] * self.weights + [per_row] * self.targets
         parts = []
         for part in ([a for a in range(rank) if a not in axes], sorted(axes)):
             parts.append(collapse([self.shape[a] for a in part], [[w[a] for a in part] for w in walked]))
         (outer, outer_strides), (inner, inner_strides) = parts
-        itemsizes = (self.bytes_each,) * len(walked)
+        itemsizes = (self.bytes_each,) * (len(walked) - self.targets) + (8,) * self.targets
         on_chip = (self.kept + self.weights) * max(4, self.bytes_each)
-        return RowLayout(outer, inner, outer_strides, inner_strides, itemsizes, 1, self.sweeps, on_chip)
+        return RowLayout(
+            outer, inner, outer_strides, inner_strides, itemsizes, 1, self.sweeps, on_chip, self.bytes_each
+        )
 
 
 @pytest.mark.parametrize(
@@ -97,6 +103,9 @@ class Rows:
         (Rows((8192, 12289)), H200, "staged", "in a block while others are worked on: one read"),
         (Rows((8192, 50257)), H200, "staged", "in a cluster of 2 blocks while"),
         (Rows((8192, 50257), weights=2), H200, "staged", "in a cluster of 2 blocks while"),
+        (Rows((65536, 1024), sweeps=2, targets=1), H200, "registers", "a block of 64 threads per row"),  # cross-entropy
+        (Rows((8192, 50257), sweeps=2, targets=1), H200, "staged", "in a cluster of 2 blocks while"),
+        (Rows((8192, 50257), sweeps=2, targets=1, bytes_each=2), H200, "staged", "in a block while"),
         (Rows((64, 50257)), H200, "grid", "4 blocks per row"),  # too few rows to keep clusters of 2 busy
         (Rows((8192, 50257)), T4, "grid", "one read"),  # no clusters
         (Rows((8192, 1 << 22)), T4, "block", "3 reads"),  # the whole device could not hold a row

@@ -50,15 +50,18 @@ def rows(
     on_chip: int,
     device: Device = H200,
     orders: Sequence[int] = ORDERS,
+    widest: int = 0,
 ) -> Plan:
-    """Runs a row program whose rows are made up of `axes` of the first input; operands broadcast to its shape."""
+    """Runs a row program whose rows are made up of `axes` of the first input; operands broadcast to its shape. `widest`: item
+    size of the widest input along the row, if that is not the widest of all."""
     shape = inputs[0].shape
     outer = [axis for axis in range(len(shape)) if axis not in axes]
     walked = [strides_of(np.broadcast_to(each, shape)) for each in (*outputs, *inputs)]
     parts = [collapse([shape[a] for a in part], [[w[a] for a in part] for w in walked]) for part in (outer, list(axes))]
     itemsizes = tuple(each.itemsize for each in (*outputs, *inputs))
     (outer_sizes, outer_strides), (inner_sizes, inner_strides) = parts
-    layout = RowLayout(outer_sizes, inner_sizes, outer_strides, inner_strides, itemsizes, len(outputs), sweeps, on_chip)
+    counts = (len(outputs), sweeps, on_chip, widest or max(each.itemsize for each in inputs))
+    layout = RowLayout(outer_sizes, inner_sizes, outer_strides, inner_strides, itemsizes, *counts)
     plan = plan_rows(layout, device)
     _in_orders(program, name, outputs, inputs, plan, orders)
     return plan

@@ -105,11 +105,11 @@ struct pair_body {
 MN_EXPORT int launch_pair(void* y, const void* a, const void* b, const int64_t* plan, mn::queue queue) {
   return mn::rows<pair_body, mn::types<T>, mn::types<T, T>>({y}, {a, b}, plan, queue);
 }
-// The element at a place that each row names, between its two sweeps and after them.
+// The element at a place that each row names, between its two sweeps and after them. Places are wider than elements.
 struct pick_body {
   template <class Row> MN_FN void operator()(Row& row) const {
     auto x = row.template load<0>();
-    const int64_t place = mn::cast<int64_t>(row.template scalar<1>());
+    const int64_t place = row.template scalar<1>();
     const C top = row.reduce(mn::max<C>{}, [=](C x) { return x; }, x);
     const C here = row.template pick<0>(place);
     const C equals = row.reduce(mn::sum<C>{}, [=](C x) { return mn::cast<C>(x == here); }, x);
@@ -118,7 +118,7 @@ struct pick_body {
   }
 };
 MN_EXPORT int launch_pick(void* equals, void* y, const void* x, const void* place, const int64_t* plan, mn::queue queue) {
-  return mn::rows<pick_body, mn::types<T, T>, mn::types<T, T>>({equals, y}, {x, place}, plan, queue);
+  return mn::rows<pick_body, mn::types<T, T>, mn::types<T, int64_t>, mn::types<T>>({equals, y}, {x, place}, plan, queue);
 }
 struct total_body {
   template <class Row> MN_FN void operator()(Row& row) const {

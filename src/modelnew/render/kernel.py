@@ -233,6 +233,9 @@ def _launcher(kernel: Kernel) -> list[str]:
     stored = f"mn::types<{', '.join(o.storage for o in kernel.outputs)}>"
     loaded = f"mn::types<{', '.join(o.storage for o in kernel.inputs)}>"
     entry = "rows" if kernel.reduced else "pointwise"
+    along = dict.fromkeys(o.storage for o in kernel.inputs if o.varies_along(kernel.reduced))
+    if along and any(o.storage not in along for o in kernel.inputs) and kernel.reduced:
+        loaded += f", mn::types<{', '.join(along)}>"  # what vectors are made of: values per row have no say in it
     return [
         f"MN_EXPORT int {symbol(kernel)}({pointers}, const int64_t* plan, mn::queue queue) {{",
         f"  return mn::{entry}<{kernel.name}_body, {stored}, {loaded}>(",

@@ -264,9 +264,12 @@ class Kernel:
             _require_few(parts[-1][0])
         (outer, outer_strides), (inner, inner_strides) = parts
         element = 8 if working == torch.float64 else 4
-        layout = RowLayout(
-            outer, inner, outer_strides, inner_strides, itemsizes, len(self.outputs), self.passes, self.kept * element
-        )
+        read = list(zip(self.inputs, itemsizes[len(self.outputs) :]))
+        # by the axes, as the kernel was compiled: an input may well be expanded along the row
+        along = [size for operand, size in read if any(axis in self.reduced for axis in operand.axes)]
+        widest = max(along or [size for _, size in read])
+        counts = (len(self.outputs), self.passes, self.kept * element, widest)
+        layout = RowLayout(outer, inner, outer_strides, inner_strides, itemsizes, *counts)
         return _planner(device).rows(layout)
 
 

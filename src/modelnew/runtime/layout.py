@@ -41,6 +41,7 @@ class RowLayout(NamedTuple):
     outputs: int
     sweeps: int  # passes over the row that the body makes
     on_chip: int  # bytes per element of the row that the body would like to keep on chip (loads and keeps, as computed)
+    widest: int  # item size of the widest of the inputs that vary along the row, or of all where none does
 
     @property
     def rows(self) -> int:

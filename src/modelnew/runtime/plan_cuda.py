@@ -141,7 +141,7 @@ def _describe(layout: RowLayout, device: Device) -> _Row:
     inputs = range(layout.outputs, len(layout.itemsizes))
     varying = [k for k in inputs if any(layout.inner_strides[k])]
     own = [k for k in varying if any(layout.outer_strides[k]) or layout.rows == 1]
-    widest = max((layout.itemsizes[k] for k in inputs), default=4)
+    widest = layout.widest
     loaded = sum(layout.itemsizes[k] for k in own)
     computed = max(0, layout.on_chip - sum(max(4, layout.itemsizes[k]) for k in varying))
     limit = max(16, device.shared_per_block // 2 - 1024 - _SCRATCH)
@@ -164,8 +164,8 @@ def _neighbours_are_contiguous(layout: RowLayout) -> bool:
 
 def _rows_are_aligned(layout: RowLayout, vector: int) -> bool:
     """Rows begin as far into a vector as the tensor does."""
-    inputs = layout.outer_strides[layout.outputs :]
-    return all(step % vector == 0 for steps in inputs for step in steps)
+    along = [k for k in range(layout.outputs, len(layout.itemsizes)) if any(layout.inner_strides[k])]
+    return all(step % vector == 0 for k in along for step in layout.outer_strides[k])
 
 
 def _registers(layout: RowLayout, row: _Row, device: Device, threads: int) -> Plan:

@@ -32,4 +32,4 @@ def row_layout(
     (outer, outer_strides), (inner, inner_strides) = parts
     element = 8 if inputs[0].dtype == torch.float64 else 4
     sizes = tuple(t.element_size() for t in tensors)
-    return RowLayout(outer, inner, outer_strides, inner_strides, sizes, len(outputs), 3, kept * element)
+    return RowLayout(outer, inner, outer_strides, inner_strides, sizes, len(outputs), 3, kept * element, 1)

@@ -49,7 +49,7 @@ def test_stores_past_the_cache_only_where_outputs_do_not_fit() -> None:
     small, large = (Layout((n,), ((1,), (1,)), (4, 4), 1) for n in (1 << 20, 1 << 24))
     assert plan_pointwise(small, CACHE).numbers[0] == 0
     assert plan_pointwise(large, CACHE).numbers[0] == 256
-    reduced = RowLayout((1 << 14,), (1 << 12,), ((1,), (1 << 12,)), ((0,), (1,)), (4, 4), 1, 1, 0)
+    reduced = RowLayout((1 << 14,), (1 << 12,), ((1,), (1 << 12,)), ((0,), (1,)), (4, 4), 1, 1, 0, 4)
     assert plan_rows(reduced, CACHE).numbers[0] == 0
     written = reduced._replace(outer_strides=((1 << 12,), (1 << 12,)), inner_strides=((1,), (1,)))
     assert plan_rows(written, CACHE).numbers[0] == 256
@@ -82,7 +82,7 @@ def test_rows(
     kind: str,
     cut: tuple[int, int],
 ) -> None:
-    layout = RowLayout(outer, inner, (strides[0],) * 2, (strides[1],) * 2, (4, 4), 1, 3, on_chip)
+    layout = RowLayout(outer, inner, (strides[0],) * 2, (strides[1],) * 2, (4, 4), 1, 3, on_chip, 4)
     plan = plan_rows(layout, CACHE)
     assert plan.kind == kind
     assert plan.numbers[6:8] == cut

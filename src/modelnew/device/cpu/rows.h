@@ -25,7 +25,8 @@ MN_FN auto exponentials(Row& row, G exp, F f, const H&... h) {
   return softened<C, decltype(e)>{top, e, total};
 }
 
-template <class Body, class Outs, class Ins>
+// Along: the types of those inputs that vary along the row.
+template <class Body, class Outs, class Ins, class Along = Ins>
 inline int rows(std::array<void*, Outs::size> outs, std::array<const void*, Ins::size> ins, const int64_t* plan,
                 queue q) {
   const row_layout layout(plan);

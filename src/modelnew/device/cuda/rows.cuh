@@ -147,6 +147,8 @@ int launch_staged(row_operands<Outs, Ins>& o, const int64_t* plan, queue stream)
   shape.stages = static_cast<int>(plan[6]);
   shape.blocks = static_cast<int>(plan[7]);
   shape.staged = o.own & of_16_bytes<V>(Ins{}, indices_to<Ins::size>{});
+  for (int k = o.at.outs; k < o.count; ++k)
+    if (o.step[k] != 1) shape.staged &= ~(1u << (k - o.at.outs));  // one value per row takes no places
   const int64_t chunk = int64_t(stage_shape::threads) * stage_shape::vectors * V;
   const int64_t chunks = ceil_div(o.size + (is_skewed<V>(o) ? V - 1 : 0), chunk);
   shape.chunks = divide_by(ceil_div(chunks, shape.blocks));
@@ -163,15 +165,15 @@ int launch_staged(row_operands<Outs, Ins>& o, const int64_t* plan, queue stream)
   return launch(kernel, where, stream, o, shape);
 }
 
-template <class Body, class... Out, class... In>
-int rows_on(const operands<types<Out...>, types<In...>>& at, const int64_t* plan, queue stream) {
-  constexpr int V = 16 / widest_of<In...>();
-  row_operands<types<Out...>, types<In...>> o = {};
+template <class Body, int Widest, class Outs, class Ins>
+int rows_on(const operands<Outs, Ins>& at, const int64_t* plan, queue stream) {
+  constexpr int V = 16 / Widest;
+  row_operands<Outs, Ins> o = {};
   o.at = at;
   read_rows(o, plan);
   switch (plan[0]) {
     case 0:
-      return launch_registers<Body, V, held_bytes / larger(4, widest_of<In...>()) / V>(o, plan, stream);
+      return launch_registers<Body, V, held_bytes / larger(4, Widest) / V>(o, plan, stream);
     case 4:
       return launch_chunks<Body, 1, true>(o, plan, stream);
     case 5:
@@ -197,13 +199,14 @@ MN_FN auto exponentials(Row& row, G exp, F f, const H&... h) {
   return row.template exponentials<C>(exp, f, h...);
 }
 
-template <class Body, class Outs, class Ins>
+// Along: the types of those inputs that vary along the row; vectors are 16 bytes of the widest.
+template <class Body, class Outs, class Ins, class Along = Ins>
 int rows(const std::array<void*, Outs::size>& outs, const std::array<const void*, Ins::size>& ins, const int64_t* plan,
          queue stream) {
   if (plan[3] > max_rank || plan[4] > max_rank) return cudaErrorInvalidValue;
   const device_scope device(plan[1]);
   if (device.error() != cudaSuccess) return taken(device.error());
-  return detail::rows_on<Body>(make_operands<Outs, Ins>(outs, ins), plan, stream);
+  return detail::rows_on<Body, widest_of(Along{})>(make_operands<Outs, Ins>(outs, ins), plan, stream);
 }
 
 }  // namespace mn

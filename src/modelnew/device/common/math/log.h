@@ -16,7 +16,7 @@ MN_FN split<float> split_log(float x) {
   const bool tiny = x < 0x1p-126f;
   const int32_t bits = bit_cast<int32_t>(tiny ? x * 0x1p23f : x);
   const int32_t e = (bits - 0x3f3504f3) >> 23;
-  return {bit_cast<float>(bits - (e << 23)) - 1.0f, static_cast<float>(e - (tiny ? 23 : 0))};
+  return {bit_cast<float>(bits - e * (1 << 23)) - 1.0f, static_cast<float>(e - (tiny ? 23 : 0))};
 }
 MN_FN split<double> split_log(double x) {
   const bool tiny = x < 0x1p-1022;
