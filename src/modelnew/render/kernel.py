@@ -167,7 +167,7 @@ class RowWriter:
         """One call for the first two sweeps; its maximum gets a name only where something else reads it."""
         name = self.unique("soft")
         functor = self._functor((top.args[0],))
-        result = f"mn::exponentials<{top.ctype}>(row, []({exp.ctype} x) {{ return mn::exp(x); }}, {functor})"
+        result = f"mn::exponentials<{top.ctype}>(row, []({exp.ctype} x) {{ return mn::exp_below(x); }}, {functor})"
         self.text.append(f"auto {name} = {result};")
         for expr, member in ((top, "max"), (exp, "exp"), (total, "sum")):
             if expr is top and not self.plan.reads_later(top, 1, {id(exp), id(total)}):

@@ -38,6 +38,7 @@ struct function {
 
 const function functions[] = {
     STANDARD(exp),
+    FUNCTION("exp_below", mn::exp_below(mn::detail::negative(x)), std::exp(-std::fabs(x))),
     STANDARD(exp2),
     STANDARD(expm1),
     STANDARD(log),

@@ -67,6 +67,23 @@ MN_EXPORT int softmax(void* y, void* shifted, const void* x, const int64_t* plan
   return mn::rows<softmax_body, mn::types<T, T>, mn::types<T>>({y, shifted}, {x}, plan, queue);
 }
 
+// exponentials; a store of what is kept, one of what is read again, and a value per row
+struct exponentials_body {
+  template <class Row>
+  MN_FN void operator()(Row& row) const {
+    auto x = row.template load<0>();
+    auto soft = mn::exponentials<C>(row, [](C x) { return mn::exp_below(x); }, [=](C x) { return x; }, x);
+    auto e = soft.exp;
+    const C top = soft.max, total = soft.sum;
+    row.template store<0>([=](C e, C x) { return e / total + C(0) * x; }, e, x);
+    row.template store<1>([=](C x) { return x - top; }, x);
+    row.template put<2>(total);
+  }
+};
+MN_EXPORT int exponentials(void* y, void* shifted, void* total, const void* x, const int64_t* plan, mn::queue queue) {
+  return mn::rows<exponentials_body, mn::types<T, T, C>, mn::types<T>>({y, shifted, total}, {x}, plan, queue);
+}
+
 // moments, operands that vary along the row only, a store and values per row
 struct normalize_body {
   template <class Row>

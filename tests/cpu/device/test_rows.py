@@ -121,6 +121,20 @@ def check_softmax(x: torch.Tensor, dims: Sequence[int], threads: int = 2, cache:
     return kind
 
 
+def check_exponentials(x: torch.Tensor, dims: Sequence[int], threads: int = 2, cache: int = CACHE) -> str:
+    y, shifted = torch.empty(x.shape, dtype=x.dtype), torch.empty(x.shape, dtype=x.dtype)
+    total = per_row(x.shape, dims, torch.promote_types(x.dtype, torch.float32))
+    kind = run("exponentials", [y, shifted, total], [x], dims, threads, cache)
+    wide = x.double() - x.double().amax(tuple(dims), keepdim=True)
+    truth = wide.exp().sum(tuple(dims), keepdim=True)
+    eps = torch.finfo(x.dtype).eps
+    assert torch.allclose(shifted.double(), wide, rtol=eps, atol=0)
+    assert torch.allclose(first(total, dims).double(), truth, rtol=16 * torch.finfo(total.dtype).eps, atol=0)
+    least = torch.finfo(x.dtype).smallest_normal * eps
+    assert ((y.double() - wide.exp() / truth).abs() <= 8 * eps * wide.exp() / truth + least).all()
+    return kind
+
+
 def check_normalize(x: torch.Tensor, dims: Sequence[int], threads: int = 2) -> str:
     weight = data([n if d in dims else 1 for d, n in enumerate(x.shape)], x.dtype, 2).expand(x.shape)
     computed = torch.promote_types(x.dtype, torch.float32)
@@ -285,6 +299,34 @@ def test_same_bits_for_any_number_of_threads(dtype: torch.dtype) -> None:
 def test_past_the_cache() -> None:
     for shape, dims, _ in CASES:
         check_softmax(data(shape), dims, cache=100)
+        check_exponentials(data(shape), dims, cache=100)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_stores_that_are_put_off(dtype: torch.dtype) -> None:
+    """Past the cache what is kept of a row is stored while the next row is reduced: the last row, rows of one thread, rows
+    that are too short, too long or not aligned. The same bits as by stores at once."""
+    for shape in (
+        (1, 512),
+        (2, 512),
+        (3, 544),
+        (300, 1024),
+        (37, 1056),
+        (7, 4096),
+        (16, 16384),
+        (16, 16416),
+        (9, 1032),
+    ):
+        x = data(shape, dtype)
+        for name in ("softmax", "exponentials"):
+            totals = [per_row(shape, (1,), dtype) for _ in range(2 if name == "exponentials" else 0)]
+            at_once = [torch.empty_like(x), torch.empty_like(x), *totals[:1]]
+            assert run(name, at_once, [x], (1,)) == "whole"
+            for threads in (1, 2, 3):
+                put_off = [torch.full_like(x, float("nan")), torch.full_like(x, float("nan")), *totals[1:]]
+                run(name, put_off, [x], (1,), threads, cache=100)
+                assert all(torch.equal(a, b) for a, b in zip(put_off, at_once, strict=True)), (shape, name, threads)
+        check_exponentials(x, (1,), cache=100)
 
 
 def test_special_values() -> None:

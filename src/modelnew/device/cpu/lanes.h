@@ -1,8 +1,8 @@
 // Reductions over a tile: many independent accumulators, so that the loop vectorises and its order is fixed.
 #pragma once
 
-#include "common/core.h"
 #include "common/moments.h"
+#include "cpu/tiles.h"
 
 namespace mn {
 
@@ -181,10 +181,34 @@ struct reduction {
 
   template <class Element>
   MN_FN void add(int64_t n, const Element& element) {
+    add(n, element, n, [](int64_t, int64_t) {});
+  }
+  // After every `stretch` elements, a multiple of lane_count, goes beside(first, how many). Long: an element takes a long
+  // chain of dependent instructions.
+  template <bool Long = false, class Element, class Beside>
+  MN_FN void add(int64_t n, const Element& element, int64_t stretch, const Beside& beside) {
     accumulators<R, lane_count> tile;
     tile.clear(lanes);
-    in_lanes<lane_count>(
-        n, [&](int64_t l, int64_t i) __attribute__((always_inline)) { tile.add(l, reduced_value<R>(element(i))); });
+    [[maybe_unused]] std::conditional_t<Long, lanes_beside<lane_count, decltype(element(0))>, bool> wide;
+    int64_t i = 0;
+    while (i + lane_count <= n) {
+      const int64_t first = i;
+      for (; i + lane_count <= n && i - first < stretch; i += lane_count) {
+        const auto one = [&](int64_t l) __attribute__((always_inline)) {
+          tile.add(l, reduced_value<R>(element(i + l)));
+        };
+        if constexpr (Long) {
+          wide.run(one);
+        } else {
+#pragma omp simd
+          for (int64_t l = 0; l < lane_count; ++l) one(l);
+        }
+      }
+      beside(first, i - first);
+    }
+    const int64_t rest = n - i;
+#pragma omp simd
+    for (int64_t l = 0; l < rest; ++l) tile.add(l, reduced_value<R>(element(i + l)));
     sums.add(tile, lanes);
   }
   MN_FN typename R::type total() { return sums.finish(lanes).total(lanes); }

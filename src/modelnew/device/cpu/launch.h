@@ -66,9 +66,10 @@ inline void parallel(int64_t threads, int64_t count, const F& f) {
 // Memory that a thread keeps from launch to launch, so that its pages are touched once: a stack that is only rewound.
 class scratch {
  public:
-  static scratch& of_thread() {
-    static thread_local scratch mine;
-    return mine;
+  // Two, so that what one row has kept may still be read while the next is computed.
+  static scratch& of_thread(int64_t which = 0) {
+    static thread_local scratch mine[2];
+    return mine[which & 1];
   }
   void rewind() { current_ = 0, used_ = 0; }
 

@@ -206,6 +206,11 @@ class column_row {
   MN_FN lazy<F, H...> keep(F f, H... h) {
     return {f, values(h...)};
   }
+  template <class R, class F, class... H>
+  MN_FN auto keep_reduced(R how, F f, H... h) {
+    const auto handle = keep(f, h...);
+    return values(handle, reduce(how, [](typename R::type x) { return x; }, handle));
+  }
 
   template <class R, class F, class... H>
   MN_FN typename R::type reduce(R, F f, H... h) {

@@ -49,6 +49,9 @@ struct row_ports;
 template <class... Outs, class... Ins>
 struct row_ports<types<Outs...>, types<Ins...>> {
   static constexpr size_t outputs = sizeof...(Outs), operands = outputs + sizeof...(Ins);
+  static constexpr int64_t most_ahead = 16384;  // elements of a row that are fetched while the one before it is computed
+  static constexpr bool stored_as_computed =
+      (std::is_same<Ins, compute_t<Ins>>::value && ...) && !(is_16bit_float<Outs> || ...);
   row_tiles<operands> tiles;
   bool stream;
   int64_t row[operands];             // offsets of the current row
@@ -135,6 +138,9 @@ struct row_ports<types<Outs...>, types<Ins...>> {
     }
   }
 
+  // Whether operand k is contiguous along a row that has one dim.
+  MN_FN bool contiguous(size_t k) const { return tiles.layout().inner_stride(k, 0) == 1; }
+
   // Where the next row has the current tile, so that its first sweep need not wait for memory; where that is not known
   // or far beyond what the caches hold, a place that costs nothing.
   template <class S>
@@ -144,16 +150,24 @@ struct row_ports<types<Outs...>, types<Ins...>> {
   };
   template <class S>
   ahead_at<S> counterpart(const S* base, size_t k) const {
-    constexpr int64_t most = (int64_t(64) << 10) / static_cast<int64_t>(sizeof(S));
-    if (!tiles.shape(k).contiguous() || tiles.position() >= most) return {base + row[k], 0};
+    if (!tiles.shape(k).contiguous() || ahead[k] == row[k] || tiles.position() >= most_ahead)
+      return {base + row[k], 0};
     return {base + ahead[k] + tiles.offset(k), 1};
   }
 
-  // The cache lines of stream_lanes elements.
+  // The cache lines of `n` elements.
   template <class S>
-  MN_FN static void fetch_ahead(const S* from) {
-    for (int64_t line = 0; line < stream_lanes; line += 64 / static_cast<int64_t>(sizeof(S)))
+  MN_FN static void fetch_ahead(const S* from, int64_t n) {
+    for (int64_t line = 0; line < n; line += 64 / static_cast<int64_t>(sizeof(S)))
       __builtin_prefetch(from + line, 0, 2);
+  }
+
+  // Asks for what the next row has in the place of `n` elements of the current tile.
+  MN_FN void fetch_next(int64_t first, int64_t n) const { fetch_next_of(first, n, indices_to<sizeof...(Ins)>{}); }
+  template <size_t... I>
+  MN_FN void fetch_next_of(int64_t first, int64_t n, indices<I...>) const {
+    [[maybe_unused]] const auto next = values(counterpart(get<I>(in).base, outputs + I)...);
+    ((get<I>(next).step != 0 ? fetch_ahead(get<I>(next).from + first, n) : void()), ...);
   }
 
   // f(first element, how many) for stream_lanes elements of the current tile at a time, then for the rest of it; asks
@@ -168,7 +182,7 @@ struct row_ports<types<Outs...>, types<Ins...>> {
     [[maybe_unused]] const auto next = values(counterpart(get<I>(in).base, outputs + I)...);
     int64_t i = 0;
     for (; i + stream_lanes <= n; i += stream_lanes) {
-      (fetch_ahead(get<I>(next).from + i * get<I>(next).step), ...);
+      (fetch_ahead(get<I>(next).from + i * get<I>(next).step, stream_lanes), ...);
       f(i, stream_lanes);
     }
     if (i < n) f(i, n - i);
@@ -178,13 +192,17 @@ struct row_ports<types<Outs...>, types<Ins...>> {
   template <class View, class... To, size_t... K>
   MN_FN void fill_lanes(const View& element, pack<To*...> to, indices<K...>) {
     by_lanes([&](int64_t first, int64_t) __attribute__((always_inline)) {
-      pack<lanes_of<To>...> computed;
-      side_by_side<stream_lanes, To...>([&](int64_t l) __attribute__((always_inline)) {
-        const auto results = as_pack(element[first + l]);
-        ((get<K>(computed).value[l] = cast<To>(get<K>(results))), ...);
-      });
-      (stream_lanes_out(get<K>(computed), get<K>(to) + first), ...);
+      lanes_out(element, to, first, indices<K...>{});
     });
+  }
+  template <class View, class... To, size_t... K>
+  MN_FN static void lanes_out(const View& element, const pack<To*...>& to, int64_t first, indices<K...>) {
+    pack<lanes_of<To>...> computed;
+    side_by_side<stream_lanes, To...>([&](int64_t l) __attribute__((always_inline)) {
+      const auto results = as_pack(element[first + l]);
+      ((get<K>(computed).value[l] = cast<To>(get<K>(results))), ...);
+    });
+    (stream_lanes_out(get<K>(computed), get<K>(to) + first), ...);
   }
 
   template <size_t I>

@@ -20,9 +20,8 @@ MN_FN auto replace(Row& row, F f, const H&... h) {
 template <class C, class Row, class G, class F, class... H>
 MN_FN auto exponentials(Row& row, G exp, F f, const H&... h) {
   const C top = row.reduce(max<C>{}, f, h...);
-  auto e = row.keep([=](auto... x) { return exp(f(x...) - top); }, h...);
-  const C total = row.reduce(sum<C>{}, [](C x) { return x; }, e);
-  return softened<C, decltype(e)>{top, e, total};
+  const auto e = row.keep_reduced(sum<C>{}, [=](auto... x) { return exp(f(x...) - top); }, h...);
+  return softened<C, std::decay_t<decltype(get<0>(e))>>{top, get<0>(e), get<1>(e)};
 }
 
 // Along: the types of those inputs that vary along the row.

@@ -77,23 +77,35 @@ inline void stream_out(const void* from, int64_t bytes, void* to) {
 // as a vector has of the narrowest type in the loop. An array of a type half as wide as V beside it thus makes that two
 // vectors of V, whose instructions alternate: in the long chains of dependent instructions that functions are, each then
 // waits half as long. It takes the registers of AVX-512.
-template <int64_t Lanes, class... V, class F>
-MN_FN void side_by_side(const F& f) {
+// In a loop one object serves all steps: what is put beside is looked at when it goes, so that the loop need not write it.
+template <int64_t Lanes, class... V>
+class lanes_beside {
+ public:
+  template <class F>
+  MN_FN void run(const F& f) {
 #if defined(__AVX512F__)
-  constexpr bool wide = ((sizeof(V) == 8) || ...);
-  if constexpr (((sizeof(V) >= 4) && ...)) {
-    alignas(64) std::conditional_t<wide, uint32_t, uint16_t> beside[Lanes];
+    if constexpr (((sizeof(V) >= 4) && ...)) {
 #pragma omp simd
-    for (int64_t l = 0; l < Lanes; ++l) {
-      f(l);
-      beside[l] = 0;
+      for (int64_t l = 0; l < Lanes; ++l) {
+        f(l);
+        beside_[l] = 0;
+      }
+      return;
     }
-    asm volatile("" : : "m"(beside));
-    return;
-  }
 #endif
 #pragma omp simd
-  for (int64_t l = 0; l < Lanes; ++l) f(l);
+    for (int64_t l = 0; l < Lanes; ++l) f(l);
+  }
+#if defined(__AVX512F__)
+  MN_FN ~lanes_beside() { asm volatile("" : : "m"(beside_)); }
+
+ private:
+  alignas(64) std::conditional_t<((sizeof(V) == 8) || ...), uint32_t, uint16_t> beside_[Lanes];
+#endif
+};
+template <int64_t Lanes, class... V, class F>
+MN_FN void side_by_side(const F& f) {
+  lanes_beside<Lanes, V...>{}.run(f);
 }
 
 // The same for lanes that a loop has just computed: they need not pass through memory on the way.
@@ -105,8 +117,14 @@ struct alignas(64) lanes_of {
 template <class S>
 MN_FN void stream_lanes_out(const lanes_of<S>& from, S* to) {
 #if defined(__AVX512F__)
+  // not by the intrinsic: as far as the compiler knows that may write anywhere, and what loops keep in registers is lost
+  struct line {
+    S value[64 / sizeof(S)];
+  };
   for (int64_t i = 0; i < stream_lanes; i += 64 / static_cast<int64_t>(sizeof(S)))
-    _mm512_stream_si512(reinterpret_cast<__m512i*>(to + i), _mm512_load_si512(from.value + i));
+    asm volatile("vmovntdq %1, %0"
+                 : "=m"(*reinterpret_cast<line*>(to + i))
+                 : "v"(_mm512_load_si512(from.value + i)));
 #elif defined(__AVX__)
   for (int64_t i = 0; i < stream_lanes; i += 32 / static_cast<int64_t>(sizeof(S)))
     _mm256_stream_si256(reinterpret_cast<__m256i*>(to + i),

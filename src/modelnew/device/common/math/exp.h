@@ -1,4 +1,4 @@
-// provides: exp, exp2, expm1
+// provides: exp, exp2, expm1, exp_below
 #pragma once
 
 #include "common/math/base.h"
@@ -55,14 +55,31 @@ MN_FN split_value<C> exp_near_zero(C high, C low) {
   return {sum, (start - sum) + tail};
 }
 
+// A limit that the compiler does not know: from one that it knows gcc makes a comparison and a blend where there is one
+// instruction for both.
+#if defined(MN_CUDA)
+template <class C>
+MN_FN C unknown(C limit) {
+  return limit;
+}
+#else
+inline int32_t nothing = 0;
+template <class C>
+MN_FN C unknown(C limit) {
+  return limit + static_cast<C>(nothing);
+}
+#endif
+
 // Clamps that let NaN through: outside them the result is 0, infinity or -1 whatever the argument.
 template <class C>
 MN_FN C at_most(C x, C limit) {
-  return x > limit ? limit : x;
+  const C most = unknown(limit);
+  return x > most ? most : x;
 }
 template <class C>
 MN_FN C at_least(C x, C limit) {
-  return x < limit ? limit : x;
+  const C least = unknown(limit);
+  return x < least ? least : x;
 }
 template <class C>
 MN_FN C within(C x, C limit) {  // -limit to limit: cheaper than both of the above
@@ -109,6 +126,8 @@ MN_FN float exp2(float x) {
 MN_FN float exp(float x) { return ::expf(x); }
 MN_FN double exp(double x) { return ::exp(x); }
 MN_FN double exp2(double x) { return ::exp2(x); }
+MN_FN float exp_below(float x) { return ::expf(x); }
+MN_FN double exp_below(double x) { return ::exp(x); }
 MN_FN float expm1(float x) { return ::expm1f(x); }
 MN_FN double expm1(double x) { return ::expm1(x); }
 #else
@@ -120,6 +139,9 @@ MN_FN double exp(double x) {
   const bool large = x > 0.0;
   return detail::exp_shifted(detail::within(x, 746.0), large ? -100.0 : 100.0, large ? 0x1p100 : 0x1p-100);
 }
+// The same for x that are not above 0, at less cost.
+MN_FN float exp_below(float x) { return detail::exp_shifted(detail::at_least(x, -104.0f), 40.0f, 0x1p-40f); }
+MN_FN double exp_below(double x) { return detail::exp_shifted(detail::at_least(x, -746.0), 100.0, 0x1p-100); }
 
 MN_FN double exp2(double x) {
   const double within = detail::at_least(detail::at_most(x, 1025.0), -1076.0);
