@@ -63,13 +63,12 @@ def row_of(case: Case, documents: list[dict[str, Any]]) -> dict[str, Any]:
     failed = {}
     for document in documents:
         for variant in document["variants"]:
-            if variant["name"] == FLOOR:
-                continue
             if variant["status"] == "timed":
                 seconds.setdefault(variant["name"], []).append(variant["seconds"])
             else:
                 failed[variant["name"]] = variant["reason"]
     medians = {name: statistics.median(times) for name, times in seconds.items()}
+    floor_median = medians.pop(FLOOR, None)
     ours = medians.get(OURS)
     ratios = {
         base: statistics.median(b / o for b, o in zip(seconds[base], seconds[OURS], strict=True))
@@ -82,6 +81,7 @@ def row_of(case: Case, documents: list[dict[str, Any]]) -> dict[str, Any]:
         "case": case.name,
         "processes": len(documents),
         "floor": documents[0]["floor"],
+        "floor_median": floor_median,
         "seconds": medians,
         "ratios": ratios,
         "bars": dict(case.bars),
@@ -113,7 +113,8 @@ def line(row: dict[str, Any]) -> str:
     ours = row["seconds"].get(OURS)
     time = f"{ours * 1e3:11.3f} ms" if ours else "     failed   "
     above = f"{ours / row['floor']:5.2f} × floor" if ours and row["floor"] else " " * 13
-    return f"{row['case']:56} {time}  {above}   {'  '.join(shown)}   at least {bars}   {met}"
+    between = f"{ours / row['floor_median']:5.2f} × its median" if ours and row.get("floor_median") else " " * 18
+    return f"{row['case']:56} {time}  {above}  {between}   {'  '.join(shown)}   at least {bars}   {met}"
 
 
 def main() -> int:

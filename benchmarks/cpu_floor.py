@@ -1,8 +1,8 @@
 """The time that this machine cannot beat, for cases that move memory: it is measured beside them, as one more variant.
 
 Reading the input once, and where the result is as large as the input, writing it to fresh pages: what a result of more
-than 32 MiB is given at every call. The fastest call counts: how long the system takes to find fresh pages differs from
-call to call, and the other variants' memory is part of that.
+than 32 MiB is given at every call. The fastest call is what the hardware allows; how long the system takes to find fresh
+pages differs from call to call, so the median is what the other variants' medians can be held against.
 """
 
 from __future__ import annotations
