@@ -125,9 +125,9 @@ struct lateness {
   // Rows that are short are written quickly anyway; of long ones the row before would have left the caches.
   explicit lateness(const row_layout& layout)
       : possible(layout.stream && layout.head.inner_rank == 1 && layout.row_size() >= shortest &&
-                 layout.row_size() % stream_lanes == 0 && layout.row_size() <= Ports::most_ahead) {}
+                 layout.row_size() % stream_lanes == 0 && layout.row_size() <= longest) {}
 
-  static constexpr int64_t shortest = 512, stretch = 512;
+  static constexpr int64_t shortest = 512, longest = 16384, stretch = 512;
 };
 
 }  // namespace detail

@@ -49,7 +49,6 @@ struct row_ports;
 template <class... Outs, class... Ins>
 struct row_ports<types<Outs...>, types<Ins...>> {
   static constexpr size_t outputs = sizeof...(Outs), operands = outputs + sizeof...(Ins);
-  static constexpr int64_t most_ahead = 16384;  // elements of a row that are fetched while the one before it is computed
   static constexpr bool stored_as_computed =
       (std::is_same<Ins, compute_t<Ins>>::value && ...) && !(is_16bit_float<Outs> || ...);
   row_tiles<operands> tiles;
@@ -150,8 +149,8 @@ struct row_ports<types<Outs...>, types<Ins...>> {
   };
   template <class S>
   ahead_at<S> counterpart(const S* base, size_t k) const {
-    if (!tiles.shape(k).contiguous() || ahead[k] == row[k] || tiles.position() >= most_ahead)
-      return {base + row[k], 0};
+    constexpr int64_t most = (int64_t(64) << 10) / static_cast<int64_t>(sizeof(S));
+    if (!tiles.shape(k).contiguous() || ahead[k] == row[k] || tiles.position() >= most) return {base + row[k], 0};
     return {base + ahead[k] + tiles.offset(k), 1};
   }
 
