@@ -19,6 +19,16 @@ MN_FN A shuffle_xor(const A& value, int distance) {
   return result;
 }
 
+// One thread's own; the array is used up.
+template <class Op, class A, int V>
+MN_FN A combine_values(Op op, A (&value)[V]) {
+#pragma unroll
+  for (int distance = V / 2; distance > 0; distance /= 2)
+#pragma unroll
+    for (int v = 0; v < distance; ++v) value[v] = op.combine(value[v], value[v + distance]);
+  return value[0];
+}
+
 // All of `lanes` (a power of two) neighbouring lanes get the same bits: a + b and b + a are one number.
 template <class Op, class A>
 MN_FN A combine_lanes(Op op, A value, int lanes) {

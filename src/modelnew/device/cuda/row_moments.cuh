@@ -2,7 +2,7 @@
 #pragma once
 
 #include "common/moments.h"
-#include "cuda/launch.cuh"
+#include "cuda/group.cuh"
 
 namespace mn {
 
@@ -17,11 +17,8 @@ MN_FN moments_of<C> moments_in_one_sweep(Row& row, F f, const H&... h) {
   int count = 0, terms = 0, most = 4;
   bool begun = false;
   const auto fold = [&] {
-#pragma unroll
-    for (int distance = V / 2; distance > 0; distance /= 2)
-#pragma unroll
-      for (int v = 0; v < distance; ++v) sums[v] += sums[v + distance], squares[v] += squares[v + distance];
-    if (count > 0) own.add(C(count), origin, sums[0], squares[0]);
+    const C distances = combine_values(sum<C>{}, sums), squared = combine_values(sum<C>{}, squares);
+    if (count > 0) own.add(C(count), origin, distances, squared);
   };
   row.sweep(
       true,
@@ -33,11 +30,7 @@ MN_FN moments_of<C> moments_in_one_sweep(Row& row, F f, const H&... h) {
           C total[V];
 #pragma unroll
           for (int v = 0; v < V; ++v) total[v] = term[v];
-#pragma unroll
-          for (int distance = V / 2; distance > 0; distance /= 2)
-#pragma unroll
-            for (int v = 0; v < distance; ++v) total[v] += total[v + distance];
-          origin = finite_or_zero(total[0] / C(V));
+          origin = finite_or_zero(combine_values(sum<C>{}, total) / C(V));
           begun = true;
         }
 #pragma unroll

@@ -161,13 +161,7 @@ struct row_program {
     for (int v = 0; v < V; ++v) chain[v] = op.identity();
     A total = op.identity();
     int terms = 0;  // in the longest chain
-    const auto fold = [&] {
-#pragma unroll
-      for (int distance = V / 2; distance > 0; distance /= 2)
-#pragma unroll
-        for (int v = 0; v < distance; ++v) chain[v] = op.combine(chain[v], chain[v + distance]);
-      total = op.combine(total, chain[0]);
-    };
+    const auto fold = [&] { total = op.combine(total, combine_values(op, chain)); };
     self().sweep(
         true,
         [&](auto first, auto whole, const auto&... item) {

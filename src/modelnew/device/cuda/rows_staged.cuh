@@ -239,11 +239,7 @@ struct staged_row : row_program<staged_row<Outs, Ins, Width>, Outs, Ins, Width> 
           C total = all.total * exp(all.top - shift);
 #pragma unroll
           for (int v = 0; v < V; ++v) term[v] = exp(term[v] - shift);
-#pragma unroll
-          for (int distance = V / 2; distance > 0; distance /= 2)
-#pragma unroll
-            for (int v = 0; v < distance; ++v) term[v] += term[v + distance];
-          all = {top, total + term[0]};
+          all = {top, total + combine_values(sum<C>{}, term)};
         },
         [](int) {}, h...);
     ++sweeps;  // of three, as a plan counts them
