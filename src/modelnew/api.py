@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,11 +21,12 @@ from modelnew.bench.floor import Floor
 from modelnew.bench.folder import FolderReport
 from modelnew.bench.folder import bench_folder as time_folder
 from modelnew.bench.page import page
-from modelnew.bench.plot import draw
+from modelnew.bench.plot import picture
 from modelnew.bench.plot import require_drawing as require_drawing
 from modelnew.bench.products import faster_products
 from modelnew.bench.report import Report as BenchReport
 from modelnew.bench.sweep import Sweep, parse_sweep, sweep
+from modelnew.bench.variants import baseline, require_options
 from modelnew.check import check_files as judge_files
 from modelnew.check import check_module, junit
 from modelnew.check.report import Report as CheckReport
@@ -37,6 +39,7 @@ from modelnew.live import live_origin, load_source, wrap
 from modelnew.outputs import write
 from modelnew.problem import Problem
 from modelnew.progress import Progress, quiet
+from modelnew.reference import require_files
 from modelnew.render.file import render_file
 from modelnew.targets import device_named
 
@@ -101,10 +104,11 @@ def bench(
     budget_s: float = 10.0,
     progress: Progress = quiet,
 ) -> BenchReport:
-    """Median times of `model`, its compiled form and `candidate`, interleaved in this process. Raises BenchError."""
+    """Median times of `model`, its compiled form and `candidate`, interleaved in this process. Raises BenchError,
+    UsageError."""
+    require_options(baselines, budget_s)
     variants: dict[str, Callable[..., object]] = {"eager": model, "modelnew": candidate}
-    if "torch.compile" in baselines:
-        variants["torch.compile"] = torch.compile(model)
+    variants |= {name: baseline(name, model) for name in baselines}
     device = next((str(leaf.device) for leaf in inputs if isinstance(leaf, torch.Tensor)), "cpu")
     return bench_modules(variants, inputs, device=device, budget_s=budget_s, progress=progress)
 
@@ -186,7 +190,7 @@ def check_files(
 
 def write_junit(path: Path, reports: Sequence[CheckReport]) -> None:
     """The cases of some checks as a JUnit document. Raises OutputError."""
-    write(path, junit(reports))
+    write(path, junit(reports), "--junit")
 
 
 def bench_file(
@@ -200,7 +204,11 @@ def bench_file(
     budget_s: float = 20.0,
     progress: Progress = quiet,
 ) -> TimedFile:
-    """Times the candidates, or the file that `optimize_file` would write, against eager and other baselines."""
+    """Times the candidates, or the file that `optimize_file` would write, against eager and other baselines.
+
+    Raises UsageError, before anything is built, for a candidate that is no file, an unknown baseline or no time."""
+    require_files(candidates, "timing")
+    require_options(baselines, budget_s)
     place = str(device_named(device))
     finished = Draft(path, overrides, place, dtype, progress).finish(progress, measure=not candidates)
     problem, program, text = finished.problem, finished.program, finished.text
@@ -248,8 +256,9 @@ def bench_folder(
 
     results: where what is done is kept; None: `NAME_bench` in the working directory. overrides: for the files that have
     the constant. budget_s: seconds of timing for each file. limit_s: seconds after which a file is given up, in building
-    and again in timing. Raises BenchError, UsageError.
+    and again in timing. Raises BenchError, OutputError, UsageError.
     """
+    require_options(baselines, budget_s, limit_s)
     place = str(device_named(device))
     return time_folder(
         folder,
@@ -295,13 +304,18 @@ def measure(
 def save_measurement(
     found: Measurement, *, csv: Path | None = None, plot: Path | None = None, html: Path | None = None
 ) -> None:
-    """Writes it as CSV, as a picture (.svg, .png), as one HTML page. Raises OutputError, UsageError."""
-    if csv is not None:
-        write(csv, csv_text(found.document))
-    if plot is not None:
-        draw(found.document, plot)
-    if html is not None:
-        write(html, page(found.document, explanation=found.explanation, sources=found.sources))
+    """Writes it as CSV, as a picture (.svg, .png), as one HTML page. Raises OutputError, after it has written the others."""
+    with contextlib.ExitStack() as each:  # runs all of them, whichever raises
+        if html is not None:
+            each.callback(
+                lambda: write(
+                    html, page(found.document, explanation=found.explanation, sources=found.sources), "--html"
+                )
+            )
+        if plot is not None:
+            each.callback(lambda: write(plot, picture(found.document, plot.suffix), "--plot"))
+        if csv is not None:
+            each.callback(lambda: write(csv, csv_text(found.document), "--csv"))
 
 
 def compare_files(old: Path, new: Path, *, threshold: float) -> Comparison:

@@ -10,10 +10,11 @@ import typer
 
 from modelnew import __version__, console, tables
 from modelnew.errors import EXIT_BAD_INPUT, EXIT_NOT_MET, UsageError
-from modelnew.outputs import default_output, require_writable
+from modelnew.outputs import default_output, require_places, require_writable
 
 if TYPE_CHECKING:
     from modelnew import api
+    from modelnew.check.report import Report as CheckReport
 
 app = typer.Typer(
     help="A PyTorch model in, the same model on custom fused kernels out: built, verified against float64, timed.",
@@ -138,6 +139,7 @@ def check(
 ) -> None:
     """Judge whether the ModelNew of each NEW.py computes what the Model of FILE.py does. Exit 2: could not judge."""
     with console.session(as_json=as_json) as progress:
+        require_places({"--junit": junit}, [reference, *candidates])
         from modelnew import api
 
         reports = api.check_files(
@@ -152,19 +154,26 @@ def check(
             sandbox=sandbox,
             progress=progress,
         )
+    try:
+        if as_json:
+            console.print_json({"reports": [report.as_dict() for report in reports]})
+        else:
+            _show_verdicts(candidates, reports)
+    finally:  # a closed pipe ends the command, too
         if junit is not None:
-            api.write_junit(junit, reports)
-    if as_json:
-        console.print_json({"reports": [report.as_dict() for report in reports]})
-    else:
-        for candidate, report in zip(candidates, reports, strict=True):
-            console.print_text(f"{candidate}: {report.headline}")
-            console.print_table(tables.CHECK_COLUMNS, report.rows())
-            console.print_text(tables.check_notes(report))
+            with console.session(as_json=False):
+                api.write_junit(junit, reports)
     if any(report.accepted is False for report in reports):
         raise typer.Exit(EXIT_NOT_MET)
     if any(report.accepted is None for report in reports):
         raise typer.Exit(EXIT_BAD_INPUT)
+
+
+def _show_verdicts(candidates: list[Path], reports: list[CheckReport]) -> None:
+    for candidate, report in zip(candidates, reports, strict=True):
+        console.print_text(f"{candidate}: {report.headline}")
+        console.print_table(tables.CHECK_COLUMNS, report.rows())
+        console.print_text(tables.check_notes(report))
 
 
 @app.command()
@@ -200,10 +209,11 @@ def bench(
     """Time each ModelNew against eager PyTorch, torch.compile and the time the hardware cannot beat. Exit 1: one could
     not be timed, or not believed."""
     with console.session(as_json=as_json) as progress:
+        require_places({"--csv": csv, "--plot": plot, "--html": html}, [file, *(candidates or [])])
         from modelnew import api
 
         if plot is not None or html is not None:
-            api.require_drawing()
+            api.require_drawing(plot)
         found = api.measure(
             file,
             candidates or [],
@@ -217,11 +227,14 @@ def bench(
             limit_s=limit,
             progress=progress,
         )
-        api.save_measurement(found, csv=csv, plot=plot, html=html)
-    if as_json:
-        console.print_json(found.document)
-    else:
-        _show(found)
+    try:
+        if as_json:
+            console.print_json(found.document)
+        else:
+            _show(found)
+    finally:  # a closed pipe ends the command, too; stdout has its one document already
+        with console.session(as_json=False):
+            api.save_measurement(found, csv=csv, plot=plot, html=html)
     if not found.good:
         raise typer.Exit(EXIT_NOT_MET)
 

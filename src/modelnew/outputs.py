@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from modelnew.errors import OutputError, UsageError
 
 MARK = "Written by modelnew"  # every optimised file says so in its first lines
 _MARK_WITHIN = 2000  # bytes
+_PREPARING = "preparing the output"
 
 
 def default_output(reference: Path) -> Path:
@@ -33,39 +35,58 @@ def require_writable(output: Path, reference: Path, *, force: bool) -> None:
 
     force: replace a file that modelnew did not write. The reference itself is never replaced.
     """
-    doing = "preparing the output"
-    if output.is_dir():
-        raise UsageError("the output is a folder", doing=doing, on=str(output), hint="Name a file with -o FILE.py.")
-    if output.exists() and reference.exists() and output.samefile(reference):
-        raise UsageError("the output is the reference file", doing=doing, on=str(output), hint="Name another with -o.")
+    require_place(output, "-o", [reference])
     if output.exists() and not force and not _is_ours(output):
         raise UsageError(
             "the output exists, and modelnew did not write it",
-            doing=doing,
+            doing=_PREPARING,
             on=str(output),
             hint="Name another with -o FILE.py, or replace it with --force.",
+        )
+
+
+def require_places(outputs: Mapping[str, Path | None], inputs: Sequence[Path]) -> None:
+    """`require_place` for each option and what it names, before the work that they would hold the result of."""
+    for option, output in outputs.items():
+        if output is not None:
+            require_place(output, option, inputs)
+
+
+def require_place(output: Path, option: str, inputs: Sequence[Path]) -> None:
+    """Raises OutputError when no file could be written there at the end, UsageError when it is a folder or an input.
+
+    option: with which it was named. inputs: files that are read, and never replaced.
+    """
+    doing = _PREPARING
+    if output.is_dir():
+        raise UsageError("the output is a folder", doing=doing, on=str(output), hint=f"Name a file with {option}.")
+    if output.exists() and any(path.exists() and output.samefile(path) for path in inputs):
+        raise UsageError(
+            "the output is a file to be read", doing=doing, on=str(output), hint=f"Name another with {option}."
         )
     try:
         descriptor, probe = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
     except OSError as error:
         if output.parent.is_dir():
-            reason, hint = error.strerror, "Choose another place with -o."
+            reason, hint = error.strerror, f"Choose another place with {option}."
             if isinstance(error, FileNotFoundError):  # /proc and its like say so
                 reason = f"no file can be made in {output.parent}"
         else:
-            reason, hint = f"there is no folder {output.parent}", "Create it first, or choose another place with -o."
+            reason = f"there is no folder {output.parent}"
+            hint = f"Create it first, or choose another place with {option}."
         raise OutputError(f"cannot write here: {reason}", doing=doing, on=str(output), hint=hint) from None
     os.close(descriptor)
     Path(probe).unlink()
 
 
-def write(path: Path, text: str) -> None:
-    """Writes `text` whole or not at all. Raises OutputError."""
+def write(path: Path, content: str | bytes, option: str = "-o") -> None:
+    """Writes `content` whole or not at all. Raises OutputError, which tells to choose another place with `option`."""
+    data = content if isinstance(content, bytes) else content.encode()
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
             Path(name).chmod(0o666 & ~_umask())  # mkstemp makes private files
             Path(name).replace(path)
         except BaseException:
@@ -77,7 +98,7 @@ def write(path: Path, text: str) -> None:
             f"cannot be written: {error.strerror}",
             doing="writing the result",
             on=str(path),
-            hint="Choose another with -o.",
+            hint=f"Choose another place with {option}.",
         ) from None
 
 

@@ -10,7 +10,7 @@ import random
 import sys
 import tokenize
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from modelnew.errors import MemoryShortError, ModelnewError, ReferenceFileError
+from modelnew.errors import MemoryShortError, ModelnewError, ReferenceFileError, UsageError
 from modelnew.prints import Once
 
 T = TypeVar("T")
@@ -54,6 +54,15 @@ def read(path: Path) -> str:
     except (ValueError, RecursionError) as error:  # a null byte, nesting too deep
         raise ReferenceFileError(f"this is not Python: {error}", doing=doing, on=str(path)) from None
     return source
+
+
+def require_files(candidates: Sequence[Path], doing: str) -> None:
+    """Raises UsageError for a candidate that is no file."""
+    for path in candidates:
+        if path.is_dir():
+            raise UsageError("this is a folder, not a Python file", doing=doing, on=str(path))
+        if not path.is_file():
+            raise UsageError("there is no such file", doing=doing, on=str(path))
 
 
 def execute(path: Path, source: str) -> ModuleType:

@@ -10,17 +10,18 @@ from typing import Any
 
 import pytest
 
+from modelnew.api import Measurement, save_measurement
 from modelnew.bench.compare import compare
 from modelnew.bench.documents import csv_text, measurements, read
 from modelnew.bench.floor import Work, floor
 from modelnew.bench.folder import FolderReport
 from modelnew.bench.machine import Rates
 from modelnew.bench.page import page
-from modelnew.bench.plot import draw, picture
+from modelnew.bench.plot import picture, require_drawing
 from modelnew.bench.report import Report, Row
 from modelnew.bench.stats import Ratio, verdict
 from modelnew.bench.sweep import parse_sweep, sweep
-from modelnew.errors import BenchError, MemoryShortError, OutputError, UsageError
+from modelnew.errors import BenchError, MemoryShortError, UsageError
 from modelnew.tables import compare_cells, folder_summary
 
 MACHINE = {"name": "A machine, 2 cores", "torch": "2.13.0", "python": "3.11"}
@@ -215,10 +216,8 @@ def test_pictures_in_files(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     document = documents()[1]
     path = tmp_path / "picture.png"
-    draw(document, path)
+    save_measurement(Measurement(document, [], True), plot=path)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert picture(document) == picture(document)
     with pytest.raises(UsageError, match=r"\.svg or \.png"):
-        draw(document, tmp_path / "picture.pdf")
-    with pytest.raises(OutputError):
-        draw(document, tmp_path / "missing" / "picture.svg")
+        require_drawing(tmp_path / "picture.pdf")

@@ -1,9 +1,11 @@
-"""`compare` on measurements that are there already: what a slower variant, a missing one and a broken file give."""
+"""`bench` without its measuring, `compare` on measurements that are there already."""
 
 import json
 
+import pytest
 from typer.testing import CliRunner
 
+from modelnew import api
 from modelnew.cli import app
 
 
@@ -57,3 +59,76 @@ def test_a_folder_takes_no_candidates_and_no_sweep(tmp_path):
         assert result.exit_code == 2 and "a folder takes no NEW.py and no --sweep" in result.output
     empty = CliRunner().invoke(app, ["bench", str(tmp_path), "--results", str(tmp_path / "results")])
     assert empty.exit_code == 2 and "no reference file in this folder" in empty.output
+
+
+@pytest.fixture
+def measured(tmp_path, monkeypatch):
+    """Notes that something was measured, without doing so. The folder "gone" is there until then."""
+    asked = []
+
+    def measure(*args, **options):
+        asked.append(args)
+        (tmp_path / "gone").rmdir()
+        document = {"schema": "modelnew.bench-sweep/1", "subject": "ref.py", "name": "rows", "points": []}
+        return api.Measurement(document, [("rows=4", None, "the table")], True)
+
+    monkeypatch.setattr(api, "measure", measure)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gone").mkdir()
+    for name in ("ref.py", "new.py"):
+        (tmp_path / name).touch()
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("option", "path", "message"),
+    [
+        ("--csv", "no/such/x.csv", "there is no folder no/such"),
+        ("--csv", "ref.py", "is a file to be read"),
+        ("--html", "new.py", "is a file to be read"),
+        ("--html", "gone", "is a folder"),
+        ("--plot", "/proc/x.svg", "no file can be made in /proc"),
+        ("--plot", "x.pdf", ".svg or .png"),
+    ],
+)
+def test_outputs_are_looked_at_before_anything_is_measured(measured, option, path, message):
+    result = CliRunner().invoke(app, ["bench", "ref.py", "new.py", option, path])
+    assert result.exit_code == 2 and message in result.stderr and not measured
+    assert option in result.stderr or path == "x.pdf"
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_a_write_that_fails_costs_nothing_else(measured, tmp_path, flags):
+    pytest.importorskip("matplotlib")
+    result = CliRunner().invoke(app, ["bench", "ref.py", "--csv", "gone/x.csv", "--html", "page.html", *flags])
+    assert result.exit_code == 2 and measured
+    assert "cannot be written" in result.stderr and "another place with --csv" in result.stderr
+    assert json.loads(result.stdout)["name"] == "rows" if flags else "the table" in result.stdout
+    assert "ref.py" in (tmp_path / "page.html").read_text()
+
+
+def test_a_folder_of_results_that_cannot_be_one(tmp_path):
+    (tmp_path / "ref.py").write_text("def get_inputs(): return []\n")
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(app, ["bench", str(tmp_path), "--results", str(tmp_path / "file")])
+    assert result.exit_code == 2 and "another folder with --results" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ref.py", "--baseline", "nope"], "there is no baseline 'nope'"),
+        (["folder", "--baseline", "nope"], "there is no baseline 'nope'"),
+        (["ref.py", "--budget", "-3"], "nothing can be timed in -3 s"),
+        (["ref.py", "--budget", "0"], "nothing can be timed in 0 s"),
+        (["folder", "--budget", "nan"], "nothing can be timed in nan s"),
+        (["folder", "--limit", "0"], "nothing can be timed in 0 s"),
+        (["ref.py", "none.py"], "there is no such file"),
+        (["ref.py", "folder"], "this is a folder"),
+    ],
+)
+def test_arguments_are_looked_at_before_the_reference_is(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()  # with no reference in it; nor is there a ref.py
+    result = CliRunner().invoke(app, ["bench", *arguments])
+    assert result.exit_code == 2 and message in result.stderr

@@ -45,7 +45,7 @@ def test_the_reference_is_never_replaced(reference, tmp_path, link):
     output = tmp_path / "same.py" if link else reference
     if link:
         output.symlink_to(reference)
-    with pytest.raises(UsageError, match="is the reference file"):
+    with pytest.raises(UsageError, match="is a file to be read"):
         require_writable(output, reference, force=True)
 
 

@@ -15,8 +15,7 @@ from modelnew.bench.fleet import Nursery
 from modelnew.bench.floor import Work, floor
 from modelnew.bench.race import EAGER, Race
 from modelnew.bench.report import Report
-from modelnew.bench.variants import BASELINES, prepared
-from modelnew.errors import UsageError
+from modelnew.bench.variants import prepared, require_options
 from modelnew.problem import Problem
 from modelnew.progress import Progress, quiet
 
@@ -53,13 +52,9 @@ def bench_file(
 
     A variant that fails, or whose times cannot be believed, is a row that says why. Raises BenchError when the
     original itself cannot be timed, MemoryShortError when it does not fit, ReferenceFileError when it does not run,
-    UsageError for an unknown baseline.
+    UsageError for an unknown baseline or a budget that is none.
     """
-    for name in baselines:
-        if name not in BASELINES:
-            raise UsageError(
-                f"there is no baseline {name!r}", doing="timing", hint=f"Choose from {', '.join(BASELINES)}."
-            )
+    require_options(baselines, budget_s)
     seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
     race = Race(problem, _entries(candidates, baselines), device, dtype, random.Random(seed), progress, looks=looks)
     with contextlib.nullcontext(nursery) if nursery else Nursery(*_WORKERS, *prepared(baselines, device)) as workers:

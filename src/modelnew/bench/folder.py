@@ -25,7 +25,7 @@ from modelnew import __version__, constants, reference
 from modelnew.bench.documents import FOLDER, Document
 from modelnew.bench.fleet import Nursery, VariantFailedError, Worker
 from modelnew.bench.variants import prepared
-from modelnew.errors import BenchError, ModelnewError, UsageError
+from modelnew.errors import BenchError, ModelnewError, OutputError, UsageError
 from modelnew.progress import Progress
 
 SPEEDS = (1.0, 1.5, 2.0)
@@ -131,9 +131,14 @@ def bench_folder(
 
 @contextlib.contextmanager
 def _held(results: Path) -> Iterator[None]:
-    """The folder of results, for this run alone: another's would be in the way of its times, and of its files."""
-    results.mkdir(parents=True, exist_ok=True)
-    with (results / ".lock").open("w") as lock:  # the system lets go of it however this process ends
+    """The folder of results, for this run alone: another's would be in the way of its times, and of its files. Raises
+    BenchError, OutputError."""
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        opened = (results / ".lock").open("w")
+    except OSError as error:
+        raise _not_kept(results, error) from None
+    with opened as lock:  # the system lets go of it however this process ends
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -271,8 +276,16 @@ def _kept(path: Path, key: str) -> Document | None:
 
 def _keep(path: Path, key: str, result: Document) -> None:
     part = path.with_suffix(".part")
-    part.write_text(json.dumps({"key": key, "result": result}, indent=1))
-    part.replace(path)  # an interruption leaves the old result or the new one, never half of it
+    try:
+        part.write_text(json.dumps({"key": key, "result": result}, indent=1))
+        part.replace(path)  # an interruption leaves the old result or the new one, never half of it
+    except OSError as error:
+        raise _not_kept(path, error) from None
+
+
+def _not_kept(path: Path, error: OSError) -> OutputError:
+    hint = "Name another folder with --results."
+    return OutputError(f"cannot be written: {error.strerror}", doing="keeping results", on=str(path), hint=hint)
 
 
 def _candidate(task: Document) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from modelnew.bench.documents import FOLDER, SWEEP, Document, measurements
-from modelnew.errors import OutputError, UsageError
+from modelnew.errors import UsageError
 
 Axes = Any  # matplotlib is not always there
 
@@ -27,17 +27,6 @@ _STYLE = (  # color-scheme: alone in a window it stands on what the reader's sch
 )
 FORMATS = (".svg", ".png")
 _LONGEST_NAME = 30
-
-
-def draw(document: Document, path: Path) -> None:
-    """Writes the picture of a measurement, as its suffix says. Raises UsageError for another suffix, OutputError."""
-    if path.suffix not in FORMATS:
-        raise UsageError(f"pictures are written as {' or '.join(FORMATS)}", doing="drawing", on=str(path))
-    data = picture(document, path.suffix)
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise OutputError(f"cannot be written: {error.strerror}", doing="drawing", on=str(path)) from None
 
 
 def picture(document: Document, suffix: str = ".svg") -> bytes:
@@ -69,8 +58,11 @@ def figure_bytes(figure: Callable[[], Any], suffix: str) -> bytes:
     return data
 
 
-def require_drawing() -> None:
-    """Raises UsageError where pictures cannot be drawn: better before an hour of timing than after it."""
+def require_drawing(path: Path | None) -> None:
+    """Raises UsageError where no picture can be drawn to `path`, or into a page (None): better before an hour of timing
+    than after it."""
+    if path is not None and path.suffix not in FORMATS:
+        raise UsageError(f"pictures are written as {' or '.join(FORMATS)}", doing="drawing", on=str(path))
     _matplotlib("matplotlib")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 from modelnew import fakes, reference
-from modelnew.errors import BenchError
+from modelnew.errors import BenchError, UsageError
 from modelnew.problem import Problem
 
 COMPILE_MODES = {"torch.compile": None, "torch.compile max-autotune": "max-autotune"}
@@ -23,12 +24,22 @@ BASELINES = ("eager", *COMPILE_MODES)
 PREPARED = "compile"
 
 
+def require_options(baselines: Sequence[str], *limits_s: float) -> None:
+    """Raises UsageError for a baseline that there is not, or a number of seconds in which nothing can be done."""
+    for name in baselines:
+        if name not in BASELINES:
+            hint = f"Choose from {', '.join(BASELINES)}."
+            raise UsageError(f"there is no baseline {name!r}", doing="timing", hint=hint)
+    for seconds in limits_s:
+        if not 0 < seconds < math.inf:
+            hint = "Give a number of seconds above 0."
+            raise UsageError(f"nothing can be timed in {seconds:g} s", doing="timing", hint=hint)
+
+
 def baseline(name: str, model: nn.Module) -> Callable[..., object]:
-    """The variant of that name, one of `BASELINES`, made from the original. Raises BenchError for another name."""
+    """The variant of that name, one of `BASELINES`, made from the original."""
     if name == "eager":
         return model
-    if name not in COMPILE_MODES:
-        raise BenchError(f"there is no baseline {name!r}", doing="timing", hint=f"Choose from {', '.join(BASELINES)}.")
     compiled: Callable[..., object] = torch.compile(model, mode=COMPILE_MODES[name])
     return compiled
 

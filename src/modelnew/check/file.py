@@ -58,7 +58,8 @@ def check_file(
     those too. memory_limit: bytes that the candidate's process may take; None: what is free, less a reserve.
     time_limit: seconds that it may take to be imported, and for each call; None: 600 for what may build kernels, 60 for
     other calls. disk_limit: bytes that it may write to its scratch folder. sandbox: runs the candidate in bubblewrap.
-    Raises CheckError where the check cannot be carried out, ReferenceFileError where the reference does not run.
+    Raises CheckError where the check cannot be carried out, ReferenceFileError where the reference does not run, UsageError
+    where `candidate` is no file.
     """
     return check_files(
         problem,
@@ -94,9 +95,7 @@ def check_files(
 ) -> list[Report]:
     """`check_file` for several candidates, which share the reference's answers. threads: that their kernels run on; None: as
     many as this process has."""
-    for path in candidates:
-        if not path.is_file():
-            raise CheckError("there is no such file", doing="checking", on=str(path))
+    reference_file.require_files(candidates, "checking")
     seed = int.from_bytes(os.urandom(6), "big") if seed is None else seed
     free, _ = memory.free_memory(torch.device(device))
     limits = Limits(memory_limit or max(1 << 30, free - (2 << 30)), time_limit, sandbox, disk_limit)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from modelnew.check import check_file, check_files
-from modelnew.errors import CheckError
+from modelnew.errors import UsageError
 from modelnew.problem import Problem
 
 REFERENCE = """
@@ -117,7 +117,7 @@ def test_files_that_do_not_load(problem, tmp_path):
 
 
 def test_a_missing_file_is_an_error(problem, tmp_path):
-    with pytest.raises(CheckError, match="no such file"):
+    with pytest.raises(UsageError, match="no such file"):
         check_file(problem, tmp_path / "nothing.py")
 
 
