@@ -319,7 +319,8 @@ def save_measurement(
 
 
 def compare_files(old: Path, new: Path, *, threshold: float) -> Comparison:
-    """What became slower between two measurements, by more than `threshold` (a share). Raises BenchError."""
+    """What became slower between two measurements, by more than `threshold` (a share). Raises BenchError,
+    UsageError."""
     return compare(read_document(old), read_document(new), threshold)
 
 

@@ -264,7 +264,7 @@ def compare(
     threshold: Annotated[float, typer.Option(help="Share by which a variant may be slower.")] = 0.05,
     as_json: Json = False,
 ) -> None:
-    """Say what became slower between two measurements; exit 1 where something did beyond the threshold."""
+    """Say what became slower between two measurements; exit 1 where something did beyond the threshold, or has no time now."""
     with console.session(as_json=as_json):
         from modelnew import api
 

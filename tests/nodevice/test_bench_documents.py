@@ -102,18 +102,25 @@ def test_an_interval_without_an_upper_end_is_ambiguous_and_readable() -> None:
     assert change.verdict == "ambiguous" and compare_cells(change)[4] == "0.00 to ∞"
 
 
-def test_what_fails_now_has_regressed_and_what_is_gone_has_not() -> None:
+def test_what_fails_now_or_is_gone_has_regressed() -> None:
     now = report(2.0).as_dict()
     now["variants"][1].update(status="failed", reason="does not build", seconds=None, ratio=None)  # type: ignore[index]
     assert compare(report(2.0).as_dict(), now).changes[0].reason == "does not build"
     assert compare(report(2.0).as_dict(), now).regressed
     del now["variants"][1]  # type: ignore[attr-defined]
-    assert not compare(report(2.0).as_dict(), now).regressed
+    (change,) = compare(report(2.0).as_dict(), now).changes
+    assert change.regressed and change.reason == "is not in the new run"
 
 
 def test_folders_are_compared_task_by_task() -> None:
     found = compare(folder_document(2.0), folder_document(1.0))
     assert [(c.measurement, c.regressed) for c in found.changes] == [("a.py", True), ("b.py", False)]
+    now = folder_document()
+    now["tasks"][0].update(report=None, accepted=False, reason="rejected: r = 9")
+    del now["tasks"][1]
+    found = compare(folder_document(), now)
+    assert [change.reason for change in found.changes] == ["rejected: r = 9", "is not in the new run"]
+    assert all(change.regressed for change in found.changes)
     with pytest.raises(BenchError, match="no measurement in common"):
         compare(folder_document(), report(1.0).as_dict())
 

@@ -30,10 +30,10 @@ def document(seconds):
     }
 
 
-def run(tmp_path, old, new):
+def run(tmp_path, old, new, *options):
     for name, content in (("old.json", old), ("new.json", new)):
         (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
-    return CliRunner().invoke(app, ["compare", str(tmp_path / "old.json"), str(tmp_path / "new.json")])
+    return CliRunner().invoke(app, ["compare", str(tmp_path / "old.json"), str(tmp_path / "new.json"), *options])
 
 
 def test_the_same_is_as_fast(tmp_path):
@@ -46,6 +46,25 @@ def test_slower_beyond_the_threshold_is_exit_1(tmp_path):
     result = run(tmp_path, document(0.002), document(0.003))
     assert result.exit_code == 1
     assert "slower" in result.output
+
+
+def test_a_variant_that_is_gone_is_exit_1_and_said(tmp_path):
+    gone = document(0.002)
+    gone["variants"].pop()
+    result = run(tmp_path, document(0.002), gone)
+    assert result.exit_code == 1 and "is not in the new run" in result.stdout and "new.py" in result.stdout
+
+
+def test_two_models_are_not_compared(tmp_path):
+    result = run(tmp_path, document(0.002), {**document(0.002), "subject": "folder/y.py"})
+    assert result.exit_code == 2 and "x.py" in result.stderr and "y.py" in result.stderr
+    assert run(tmp_path, document(0.002), {**document(0.002), "subject": "folder/x.py"}).exit_code == 0
+
+
+@pytest.mark.parametrize("threshold", ["-0.1", "nan", "1"])
+def test_a_threshold_is_a_share(tmp_path, threshold):
+    result = run(tmp_path, document(0.002), document(0.002), "--threshold", threshold)
+    assert result.exit_code == 2 and "a share" in result.stderr
 
 
 def test_a_file_that_is_no_measurement(tmp_path):

@@ -51,14 +51,19 @@ def read(path: Path) -> Document:
 def measurements(document: Document) -> Iterator[tuple[str, Document]]:
     """(label, "modelnew.bench/1" document) of everything that was measured; the label of a single measurement is
     empty."""
+    for label, report, _ in parts(document):
+        if report:
+            yield label, report
+
+
+def parts(document: Document) -> Iterator[tuple[str, Document | None, str]]:
+    """The same of everything that was to be measured; without a document where it was not, and why."""
     if document["schema"] == BENCH:
-        yield "", document
+        yield "", document, ""
         return
-    parts = document["tasks"] if document["schema"] == FOLDER else document["points"]
-    for part in parts:
-        if part["report"]:
-            label = part["task"] if document["schema"] == FOLDER else f"{document['name']}={part['value']}"
-            yield label, part["report"]
+    for part in document["tasks"] if document["schema"] == FOLDER else document["points"]:
+        label = part["task"] if document["schema"] == FOLDER else f"{document['name']}={part['value']}"
+        yield label, part["report"], part["reason"] or ""
 
 
 def csv_text(document: Document) -> str:
