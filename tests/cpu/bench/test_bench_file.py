@@ -196,8 +196,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
 
 def test_honest_candidates_are_measured(report: Report) -> None:
     eager, honest, tenfold = (report.row(name) for name in ("eager", "honest.py", "tenfold.py"))
-    assert honest.ratio is not None and 0.3 < honest.ratio.value < 3
-    assert tenfold.ratio is not None and 0.01 < tenfold.ratio.value < 0.4
+    assert honest.ratio is not None and tenfold.ratio is not None
+    assert honest.ratio.value > 2 * tenfold.ratio.value
     assert tenfold.verdict in ("slower", "ambiguous")  # how sure it can be depends on who else uses the machine
     assert eager.error_against == "float64"
     assert eager.error == honest.error

@@ -44,8 +44,8 @@ def test_slower_work_is_slower_and_failures_are_rows() -> None:
     assert torch.equal(x, before)
     assert [row.name for row in report.rows()] == list(variants)
     eager, tenfold = report.row("eager"), report.row("tenfold")
-    assert tenfold.seconds is not None and eager.seconds is not None and tenfold.seconds > 2.5 * eager.seconds
-    assert tenfold.ratio is not None and tenfold.ratio.value < 0.4
+    assert tenfold.seconds is not None and eager.seconds is not None and tenfold.seconds > eager.seconds
+    assert tenfold.ratio is not None and tenfold.ratio.value < 0.5
     assert tenfold.verdict in ("slower", "ambiguous")  # how sure it can be depends on who else uses the machine
     assert tenfold.error == 0
     assert report.row("wrong").error is not None and report.row("wrong").error > 0.01

@@ -37,7 +37,8 @@ struct spread {
   C squares;  // of their distances from their own mean
 
   MN_FN C from_origin() const { return count > C(0) ? sum / count : C(0); }  // to the mean
-  MN_FN C next_origin() const { return finite_or_zero(origin + from_origin()); }
+  MN_FN C mean() const { return origin + from_origin(); }
+  MN_FN C next_origin() const { return finite_or_zero(mean()); }
 
   // A group of `n`, by the sums of their distances from `from` and of the squares of those.
   MN_FN void add(C n, C from, C distances, C squared) {
@@ -57,7 +58,7 @@ struct mean_of_spreads {
     C count, mean;
   };
   MN_FN static type identity() { return {C(0), C(0)}; }
-  MN_FN static type of(const spread<C>& part) { return {part.count, part.origin + part.from_origin()}; }
+  MN_FN static type of(const spread<C>& part) { return {part.count, part.mean()}; }
   MN_FN static type combine(const type& a, const type& b) {
     const C count = a.count + b.count, mean = (a.count * a.mean + b.count * b.mean) / count;
     return {count, b.count == C(0) || a.mean == b.mean ? a.mean : a.count == C(0) ? b.mean : mean};

@@ -327,7 +327,7 @@ class column_row {
       }
     });
     if (terms > 0) own.fold(terms, lanes, padded);
-    for (int64_t l = 0; l < lanes; ++l) found[l] = {own.all[l].origin + own.all[l].from_origin(), own.all[l].squares};
+    for (int64_t l = 0; l < lanes; ++l) found[l] = {own.all[l].mean(), own.all[l].squares};
   }
 
   template <class Element, size_t... O, size_t... K>

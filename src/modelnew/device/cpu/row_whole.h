@@ -91,7 +91,7 @@ class whole_row {
       const auto view = ports_.view(element);
       result.add(ports_.tiles.size(), [&](int64_t i) { return view[i]; });
     });
-    return {result.all.origin + result.all.from_origin(), result.all.squares};
+    return {result.all.mean(), result.all.squares};
   }
 
   template <size_t... O, class F, class... H>
