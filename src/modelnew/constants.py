@@ -8,6 +8,7 @@ is computed from it follows, and line numbers stay what they were.
 from __future__ import annotations
 
 import ast
+import symtable
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -52,6 +53,43 @@ def override(source: str, overrides: Mapping[str, object], *, on: str) -> tuple[
         if place.name in values:
             _replace(lines, place.value, repr(values[place.name]))
     return "\n".join(lines), values
+
+
+def override_known(source: str, overrides: Mapping[str, object], *, on: str) -> str:
+    """`source` with those of the constants set that it has; other names are none of its business. As `override` otherwise."""
+    known = constants(source)
+    return override(source, {name: value for name, value in overrides.items() if name in known}, on=on)[0]
+
+
+def read_by(source: str, name: str) -> set[str]:
+    """The module's names that the class or function `name` reads, directly or through what else the module defines.
+
+    What is computed from a constant counts as reading it; a parameter of the same name does not. `source` must parse.
+    """
+    reads: dict[str, set[str]] = {}
+    for node in _statements(ast.parse(source)):
+        for target, value in _assigned(node):
+            reads.setdefault(target, set()).update(_names(value))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            head = [*node.decorator_list, *(node.bases if isinstance(node, ast.ClassDef) else [node.args])]
+            reads.setdefault(node.name, set()).update(*map(_names, head))
+    for scope in symtable.symtable(source, "<reference>", "exec").get_children():
+        reads.setdefault(scope.get_name(), set()).update(_globals_of(scope))
+    found, pending = set[str](), [name]
+    while pending:
+        new = reads.get(pending.pop(), set()) - found
+        found |= new
+        pending += new
+    return found
+
+
+def _names(node: ast.AST) -> set[str]:
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+
+
+def _globals_of(scope: symtable.SymbolTable) -> set[str]:
+    own = {symbol.get_name() for symbol in scope.get_symbols() if symbol.is_global() and symbol.is_referenced()}
+    return own.union(*map(_globals_of, scope.get_children()))
 
 
 def _value(name: str, given: object, known: Mapping[str, object], on: str) -> object:

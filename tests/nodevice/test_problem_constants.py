@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from modelnew.constants import constants, override
+from modelnew.constants import constants, override, override_known, read_by
 from modelnew.errors import UsageError
 
 SOURCE = '''"""A file."""
@@ -119,3 +119,28 @@ def test_the_new_text_parses_whatever_the_value():
     text, values = override(SOURCE, {"mode": 'it\'s "quoted"\n', "shape": "(1,)"}, on="f.py")
     ast.parse(text)
     assert constants(text)["mode"] == values["mode"] == 'it\'s "quoted"\n'
+
+
+READ = """
+rows, width, seq, heads, depth = 2, 8, 16, 4, 3
+hidden = 4 * width
+def block(x): return x * heads
+class Base: size = depth
+class Model(Base):
+    def __init__(self, width, extra=hidden):
+        self.mask = [seq for _ in range(width)]
+    def forward(self, rows): return block(rows)
+def inputs(): return rows, width
+"""
+
+
+def test_what_a_class_reads():
+    """Through bases, functions, defaults and what is computed; a parameter of a constant's name is not that."""
+    assert read_by(READ, "Model") & set(constants(READ)) == {"hidden", "width", "seq", "heads", "depth"}
+    assert read_by(READ.replace("extra=hidden", "extra=0"), "Model") & set(constants(READ)) == {"seq", "heads", "depth"}
+    assert read_by(READ, "inputs") & set(constants(READ)) == {"rows", "width"}
+
+
+def test_constants_that_another_file_lacks_are_left_out():
+    assert override_known("width = 8\nx = 1", {"width": "4", "rows": "2"}, on="file.py") == "width = 4\nx = 1"
+    assert override_known("x = 1", {"rows": 2}, on="file.py") == "x = 1"

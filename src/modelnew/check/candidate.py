@@ -18,10 +18,16 @@ from modelnew.errors import CheckError
 
 class Candidate:
     """A candidate file in a process of its own. Methods return an Answer, whose `error` is set where the candidate
-    raised; they raise DiedError where the process is gone."""
+    raised; they raise DiedError where the process is gone.
 
-    def __init__(self, path: Path, child: Child, *, device: torch.device, limits: Limits) -> None:
+    constants: what the user set in the reference; the file's own constants of these names are set too.
+    """
+
+    def __init__(
+        self, path: Path, child: Child, *, device: torch.device, limits: Limits, constants: Mapping[str, object]
+    ) -> None:
         self.path = path.resolve()
+        self.constants = {name: repr(value) for name, value in constants.items()}
         self.device = device
         self.build_seconds = limits.seconds or BUILD_SECONDS
         self.call_seconds = limits.seconds or CALL_SECONDS
@@ -36,6 +42,7 @@ class Candidate:
         request = {
             "do": "load",
             "path": str(self.path),
+            "constants": self.constants,
             "folder": str(folder),
             "init": init,
             "device": str(self.device),

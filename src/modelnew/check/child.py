@@ -24,6 +24,7 @@ from modelnew.check.gradients import WithGradients
 from modelnew.check.observe import Observer, checksum, copy_tree, flat, launches, moved, seed_all, told, twin, wrote
 from modelnew.check.streams import call_late
 from modelnew.check.wire import Reader, Writer
+from modelnew.constants import override_known
 
 
 class Server:
@@ -51,7 +52,11 @@ class Server:
         module = importlib.util.module_from_spec(spec)
         sys.modules["candidate"] = module
         try:
-            spec.loader.exec_module(module)
+            if request["constants"]:
+                text = override_known(path.read_text(), request["constants"], on=str(path))
+                exec(compile(text, str(path), "exec"), module.__dict__)
+            else:
+                spec.loader.exec_module(module)
         except BaseException as error:
             return _raised("importing the file", error)
         cls = getattr(module, "ModelNew", None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,7 +116,7 @@ def check_files(
         larger = larger_sizes.make(
             problem, reduced.larger, device, dtype, judge.call_seed, unit, progress, reduced.full
         )
-        task = _Task(judge, reduced, larger, processes, limits, device, dtype, progress)
+        task = _Task(judge, reduced, problem.overrides, larger, processes, limits, device, dtype, progress)
         return task.reports(candidates)
 
 
@@ -136,6 +136,7 @@ class _Task:
 
     judge: Judge
     reduced: sizes.Reduced
+    constants: Mapping[str, object]  # that the user set
     larger: Larger | str | None
     processes: Processes
     limits: Limits
@@ -183,7 +184,10 @@ class _Task:
         """What `work` finds with a process of its own; the end of that process is a finding too. ahead: the next one that
         is needed is started meanwhile."""
         results: list[CaseResult] = []
-        runner = Candidate(found.path, self.processes.take(), device=torch.device(self.device), limits=self.limits)
+        device = torch.device(self.device)
+        runner = Candidate(
+            found.path, self.processes.take(), device=device, limits=self.limits, constants=self.constants
+        )
         if ahead:
             self.processes.start_one()
         try:

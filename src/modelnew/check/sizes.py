@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from modelnew import fakes
+from modelnew import constants, fakes
 from modelnew.check.wide import tensors
 from modelnew.errors import ModelnewError
 from modelnew.problem import Problem
@@ -119,12 +119,13 @@ def reduce(problem: Problem, device: str, dtype: str | None, progress: Progress)
 
 def _split(problem: Problem, full: Work, device: str, dtype: str | None) -> tuple[list[str], list[str]]:
     """The constants whose reduction lowers the work: those that leave the parameters alone, in the file's order, and
-    the others.
+    the others. What `Model` itself reads is none of them: a candidate has a value of its own for that.
     """
     kept: list[str] = []
     rest: list[str] = []
+    read = constants.read_by(problem.source, "Model")
     for name, value in problem.constants.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value <= SMALLEST:
+        if not isinstance(value, int) or isinstance(value, bool) or value <= SMALLEST or name in read:
             continue
         found = _try(problem, {name: _lower(value)}, device, dtype)
         if found is not None and found[1].elements < full.elements:

@@ -304,3 +304,29 @@ def test_inputs_that_cannot_be_handed_over_are_told(tmp_path):
         (tmp_path / f"{name}.py").write_text(made.format(name=name, forward=" " * 8 + "return x.abs()"))
     with pytest.raises(CheckError, match="a tensor of complex64"):
         check_file(Problem.load(tmp_path / "Model.py"), tmp_path / "ModelNew.py", seed=1)
+
+
+MASKED = """
+import torch
+batch, seq = 40, 64
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mask", torch.ones(seq, seq).triu(1).bool())
+    def forward(self, x):
+        return x.masked_fill(self.mask, 0.0).softmax(-1)
+def get_inputs():
+    return [torch.rand(batch, seq, seq)]
+def get_init_inputs():
+    return []
+"""
+
+
+@pytest.mark.parametrize("given", [{}, {"seq": 16}])
+def test_what_the_model_reads_of_its_file_is_as_large_as_the_candidates(tmp_path, given):
+    """Both files have a `seq` of their own: it is not reduced behind the candidate's back, and `--set` changes both."""
+    (tmp_path / "reference.py").write_text(MASKED)
+    (tmp_path / "new.py").write_text(MASKED.replace("Model(", "ModelNew("))
+    report = check_file(Problem.load(tmp_path / "reference.py", given), tmp_path / "new.py", seed=1)
+    assert report.accepted is True, report.headline
+    assert set(report.sizes) == ({"batch"} if not given else set())  # small enough then
