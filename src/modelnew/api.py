@@ -39,7 +39,7 @@ from modelnew.live import live_origin, load_source, wrap
 from modelnew.outputs import write
 from modelnew.problem import Problem
 from modelnew.progress import Progress, quiet
-from modelnew.reference import require_files
+from modelnew.reference import kind, require_files
 from modelnew.render.file import render_file
 from modelnew.targets import device_named
 
@@ -79,10 +79,7 @@ def optimize(model: nn.Module, *inputs: object, precision: str = "fp32") -> nn.M
     precision: of fp32 products; "fp32": as accurate as fp32, on tensor cores where that is faster; "ieee": the library's own.
     Raises CaptureError where the model's graph cannot be read, UnsupportedError for complex, quantised or sparse tensors.
     """
-    if not isinstance(model, nn.Module):
-        raise UsageError(
-            f"optimize takes a module, not a {type(model).__name__}", hint="modelnew.optimize(model, *inputs)"
-        )
+    _require_modules("optimize(model, *inputs)", model)
     ours = on_tensor_cores(precision)
     program = compile_source(LiveModule(model, inputs))
     program = with_products(program, frozenset(faster_products(program.captured)), ours=ours)
@@ -92,7 +89,9 @@ def optimize(model: nn.Module, *inputs: object, precision: str = "fp32") -> nn.M
 def check(
     model: nn.Module, candidate: nn.Module, *inputs: object, seed: int | None = None, progress: Progress = quiet
 ) -> CheckReport:
-    """Judges `candidate` against `model` on inputs like these, and others, in this process. Raises CheckError."""
+    """Judges `candidate` against `model` on inputs like these, and others, in this process. Raises CheckError,
+    UsageError."""
+    _require_modules("check(model, candidate, *inputs)", model, candidate)
     return check_module(model, candidate, inputs, seed=seed, progress=progress)
 
 
@@ -115,6 +114,7 @@ def bench(
 
 def explain(model: nn.Module, *inputs: object) -> Explanation:
     """What `optimize` would fuse, and why not more. Nothing is built or run."""
+    _require_modules("explain(model, *inputs)", model)
     live = LiveModule(model, inputs)
     program = compile_source(live)
     return Explanation(program, None, render_file(program, model, live_origin(model)), with_source=True)
@@ -322,6 +322,12 @@ def compare_files(old: Path, new: Path, *, threshold: float) -> Comparison:
     """What became slower between two measurements, by more than `threshold` (a share). Raises BenchError,
     UsageError."""
     return compare(read_document(old), read_document(new), threshold)
+
+
+def _require_modules(call: str, *given: object) -> None:
+    for value in given:
+        if not isinstance(value, nn.Module):
+            raise UsageError(f"{call.partition('(')[0]} takes a module, not {kind(value)}", hint=f"modelnew.{call}")
 
 
 def _floor(program: Program, device: str) -> Floor:

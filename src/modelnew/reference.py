@@ -23,6 +23,7 @@ from modelnew.prints import Once
 
 T = TypeVar("T")
 
+_CORRECT = "Correct the file, or the value that --set gives it."
 _NEEDED = {
     "Model": "class Model(torch.nn.Module)",
     "get_inputs": "def get_inputs(): return [x]",
@@ -90,7 +91,7 @@ def _require(path: Path, module: ModuleType, name: str, form: str) -> None:
         raise ReferenceFileError(f"{name} is no function", doing=doing, on=str(path), hint=f"Define: {form}")
 
 
-def call(path: Path, name: str, function: Callable[[], T], doing: str, *, hint: str = "Correct the file.") -> T:
+def call(path: Path, name: str, function: Callable[[], T], doing: str, *, hint: str = _CORRECT) -> T:
     """`function()`, which runs code of the file: its prints go to stderr, what it raises becomes a ReferenceFileError.
 
     name: what raises, as a reader calls it: "get_inputs()".

@@ -26,6 +26,7 @@ class Candidate:
     def __init__(
         self, path: Path, child: Child, *, device: torch.device, limits: Limits, constants: Mapping[str, object]
     ) -> None:
+        self.name = str(path)
         self.path = path.resolve()
         self.constants = {name: repr(value) for name, value in constants.items()}
         self.device = device
@@ -49,7 +50,7 @@ class Candidate:
             "seed": seed,
             "dtype": Writer(folder).describe(dtype),
         }
-        reply = self.child.ask(request, self.build_seconds, "importing the file and making ModelNew")
+        reply = self.child.ask(request, self.build_seconds, "its import and the making of ModelNew")
         answer = _answer(reply)
         self.kernels = dict.fromkeys(answer.kernels, 0)
         return answer
@@ -61,23 +62,23 @@ class Candidate:
             raise CheckError(str(error), doing=f"handing over {what}", on=str(self.path)) from None
 
     def load_state(self, state: Mapping[str, torch.Tensor], *, in_place: bool = False) -> Answer:
-        return self._with_state("state", state, "loading parameters", in_place=in_place)
+        return self._with_state("state", state, "the loading of parameters", in_place=in_place)
 
     def another(self, state: Mapping[str, torch.Tensor]) -> Answer:
         """Makes and calls a second `ModelNew` with these parameters."""
-        return self._with_state("another", state, "calling a second ModelNew")
+        return self._with_state("another", state, "the call of a second ModelNew")
 
-    def _with_state(self, do: str, state: Mapping[str, torch.Tensor], doing: str, **more: Any) -> Answer:
+    def _with_state(self, do: str, state: Mapping[str, torch.Tensor], what: str, **more: Any) -> Answer:
         folder = self.child.folder()
         described = self._described(folder, {name: value.cpu() for name, value in state.items()}, "parameters")
         request = {"do": do, "folder": str(folder), "state": described, **more}
-        answer = _answer(self.child.ask(request, self.build_seconds, doing))
+        answer = _answer(self.child.ask(request, self.build_seconds, what))
         shutil.rmtree(folder, ignore_errors=True)
         return answer
 
     def checksums(self) -> dict[str, int]:
         """Checksums of the parameters and buffers as the constructor made them."""
-        sums = self.child.ask({"do": "checksums"}, self.build_seconds, "reading parameters").get("sums")
+        sums = self.child.ask({"do": "checksums"}, self.build_seconds, "the reading of parameters").get("sums")
         return {plain(name): value for name, value in sums.items()} if isinstance(sums, dict) else {}
 
     def call(

@@ -159,7 +159,7 @@ class _Task:
         found, text = _Found(path, time.monotonic()), path.read_bytes()
         found.results += self._results(found, self._cases, ahead=isinstance(self.larger, Larger))
         if isinstance(self.larger, Larger) and not any(case.outcome == "rejected" for case in found.results):
-            self.progress(f"candidate: {larger_sizes.NAME}")
+            self.progress(f"{path}: {larger_sizes.NAME}")
             found.results += self._results(found, self._larger)
         if not path.is_file() or path.read_bytes() != text:
             reason = "it is no longer what it was when its check began"

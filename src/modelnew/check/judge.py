@@ -32,7 +32,9 @@ MOVES = 1e-4  # relative change of the output below which the inputs do not matt
 
 
 class Candidate(Protocol):
-    """What is judged: a file in a process of its own, or a live module."""
+    """What is judged: a file in a process of its own, or a live module. name: what progress calls it."""
+
+    name: str
 
     def load_state(self, state: Mapping[str, torch.Tensor], *, in_place: bool = False) -> Answer: ...
 
@@ -123,7 +125,7 @@ class Judge:
                     yield CaseResult(case.name, case.catches, "rejected", reason)
                     return
                 loaded = case.state
-            self.progress(f"candidate: {case.name}")
+            self.progress(f"{candidate.name}: {case.name}")
             answer = self._call(candidate, case)
             if answer.error and (why := fault(answer.error + answer.error_text)):
                 yield CaseResult(case.name, case.catches, "undecided", why, detail=answer.error_text)

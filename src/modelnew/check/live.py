@@ -32,6 +32,7 @@ class LiveCandidate:
     """A module of this process. Its parameters are those it has, changed in place and restored by `restore`."""
 
     def __init__(self, module: nn.Module, device: torch.device) -> None:
+        self.name = type(module).__name__
         self.module = module
         self.device = device
         self.observer = Observer(module)

@@ -113,7 +113,7 @@ class Child:
         if self._started:
             return
         try:
-            self._receive(START_SECONDS, "starting")
+            self._receive(START_SECONDS, "its start")
         except DiedError as died:
             self.close(keep=True)
             hint = "The system may not allow sandboxes." if self.sandboxed else "Memory may be short."
@@ -124,37 +124,37 @@ class Child:
         """A new empty folder for one exchange, of a name that cannot be taken before."""
         return Path(tempfile.mkdtemp(dir=self.data))
 
-    def ask(self, request: Mapping[str, Any], seconds: float, doing: str) -> dict[str, Any]:
-        """The reply. Raises DiedError where there is none within `seconds`."""
+    def ask(self, request: Mapping[str, Any], seconds: float, what: str) -> dict[str, Any]:
+        """The reply. Raises DiedError where there is none within `seconds`. what: a noun, as in "the call"."""
         self._require_started()
         if self._unread or select.select([self._replies], [], [], 0)[0]:
-            self._take(doing)
-            raise DiedError(f"sent an answer that nobody had asked for before {doing}")
+            self._take(what)
+            raise DiedError(f"sent an answer that nobody had asked for before {what}")
         number = secrets.randbits(53)  # what answers before it was asked does not know it
         data = (json.dumps({**request, "number": number}) + "\n").encode()
         try:
             while data:
                 data = data[os.write(self._requests, data) :]
         except BrokenPipeError:
-            self._buried(doing)
-        reply = self._receive(seconds, doing)
+            self._buried(what)
+        reply = self._receive(seconds, what)
         if reply.pop("number", None) != number:
-            raise DiedError(f"sent an answer to something else while {doing}")
+            raise DiedError(f"sent an answer to something else during {what}")
         return reply
 
-    def _receive(self, seconds: float, doing: str) -> dict[str, Any]:
+    def _receive(self, seconds: float, what: str) -> dict[str, Any]:
         end = time.monotonic() + seconds
         look = 0.0
         while b"\n" not in self._unread:
             ready, _, _ = select.select([self._replies], [], [], POLL_SECONDS)
             if ready:
-                self._take(doing)
+                self._take(what)
             elif self.process.poll() is not None:
-                self._buried(doing)
+                self._buried(what)
             elif time.monotonic() > end:
-                self._end(f"gave no answer after {seconds:.0f} s while {doing}")
+                self._end(f"gave no answer after {seconds:.0f} s during {what}")
             elif time.monotonic() > look:
-                self._require_limits(doing)
+                self._require_limits(what)
                 look = time.monotonic() + LOOK_SECONDS
         line, self._unread = self._unread.split(b"\n", 1)
         try:
@@ -162,46 +162,46 @@ class Child:
         except (ValueError, RecursionError):
             reply = None
         if not isinstance(reply, dict):
-            raise DiedError(f"sent something that is no answer while {doing}")
+            raise DiedError(f"sent something that is no answer during {what}")
         return reply
 
-    def _take(self, doing: str) -> None:
+    def _take(self, what: str) -> None:
         data = os.read(self._replies, 1 << 16)
         if not data:
-            self._buried(doing)
+            self._buried(what)
         self._unread += data
         if len(self._unread) > REPLY_BYTES:
-            self._end(f"sent an answer without end while {doing}")
+            self._end(f"sent an answer without end during {what}")
 
-    def _require_limits(self, doing: str) -> None:
+    def _require_limits(self, what: str) -> None:
         """Ends it where it took more memory, disk or processes than it may."""
         pids = family(self.process.pid)
         if len(pids) > MOST_PROCESSES:
-            self._end(f"started {len(pids)} processes while {doing}")
+            self._end(f"started {len(pids)} processes during {what}")
         if private_memory(pids) > self.memory_limit and (used := owned_memory(pids)) > self.memory_limit:
-            self._end(f"took {used / 1e9:.1f} GB of memory while {doing} (limit {self.memory_limit / 1e9:.1f} GB)")
+            self._end(f"took {used / 1e9:.1f} GB of memory during {what} (limit {self.memory_limit / 1e9:.1f} GB)")
         printed = os.fstat(self._log.fileno()).st_blocks * BLOCK
         for written, limit in (
             (printed + _disk_used(self.scratch), self.disk_limit),
             (_disk_used(self.data), self.disk_limit + self.memory_limit),  # outputs as large as it can make them
         ):
             if written > limit:
-                self._end(f"wrote {written / 1e9:.1f} GB to disk while {doing} (limit {limit / 1e9:.1f} GB)")
+                self._end(f"wrote {written / 1e9:.1f} GB to disk during {what} (limit {limit / 1e9:.1f} GB)")
 
     def _end(self, why: str) -> NoReturn:
         self.close(keep=True)
         raise DiedError(why)
 
-    def _buried(self, doing: str) -> NoReturn:
+    def _buried(self, what: str) -> NoReturn:
         try:
             code = self.process.wait(5)
         except subprocess.TimeoutExpired:
-            raise DiedError(f"closed its pipe while {doing}") from None
+            raise DiedError(f"closed its pipe during {what}") from None
         if code > 128:  # a signal, as the shell and bubblewrap pass it on
             code = 128 - code
         if code < 0:
-            raise DiedError(f"crashed with {_signal_name(-code)} while {doing}{self._last_words()}")
-        raise DiedError(f"ended the process (exit code {code}) while {doing}{self._last_words()}")
+            raise DiedError(f"crashed with {_signal_name(-code)} during {what}{self._last_words()}")
+        raise DiedError(f"ended the process (exit code {code}) during {what}{self._last_words()}")
 
     def _last_words(self) -> str:
         end = os.fstat(self._log.fileno()).st_size

@@ -158,8 +158,8 @@ CHEATS = {
     "subnormals flushed": Cheat("torch.set_flush_denormal(True)\n" + RIGHT, "flushing of subnormal numbers is changed"),
     "precision flag": Cheat(RIGHT, "is changed from", top="torch.backends.cuda.matmul.allow_tf32 = True"),
     "random state": Cheat("torch.manual_seed(0)\ntorch.rand(3)\n" + RIGHT, "the random state is changed"),
-    "crash": Cheat("import ctypes\nctypes.string_at(0)", "crashed with SIGSEGV"),
-    "exit": Cheat("os._exit(0)", "ended the process (exit code 0)"),
+    "crash": Cheat("import ctypes\nctypes.string_at(0)", "crashed with SIGSEGV during the call"),
+    "exit": Cheat("os._exit(0)", "ended the process (exit code 0) during the call"),
     "sys.exit": Cheat("sys.exit(0)", "it raises SystemExit"),
     "no end": Cheat("time.sleep(1000)", "no answer after"),  # waits, and leaves the processor to the others
     "endless memory": Cheat("k = []\nwhile True: k.append(torch.ones(2**24)); time.sleep(0.005)", "of memory while"),

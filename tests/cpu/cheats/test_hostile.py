@@ -15,9 +15,9 @@ CHEATS = {
     "judge killed": Cheat("os.kill(os.getppid(), signal.SIGKILL)\ntime.sleep(2)\n" + RIGHT, "crashed with SIGKILL"),
     "group killed": Cheat("os.killpg(0, signal.SIGKILL)", "crashed with SIGKILL"),
     "disk filled": Cheat(
-        "f = open('fill', 'wb')\nwhile f.write(bytes(1 << 22)): f.flush()", " to disk while the call (limit 0.3 GB)"
+        "f = open('fill', 'wb')\nwhile f.write(bytes(1 << 22)): f.flush()", " to disk during the call (limit 0.3 GB)"
     ),
-    "printed without end": Cheat("while True: print('x' * 10**6)", " to disk while the call (limit 0.3 GB)"),
+    "printed without end": Cheat("while True: print('x' * 10**6)", " to disk during the call (limit 0.3 GB)"),
     "many processes": Cheat(
         "for _ in range(30):\n    if not os.fork(): time.sleep(30); os._exit(0)\ntime.sleep(9)\n" + RIGHT, " processes"
     ),
