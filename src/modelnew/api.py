@@ -172,9 +172,12 @@ def check_files(
     precision: str | None = None,
     gradients: bool = False,
     sandbox: bool = False,
+    time_limit: float | None = None,
     progress: Progress = quiet,
 ) -> list[CheckReport]:
-    """Judges files that define ModelNew against a reference; docs/check.md says by which rule. Raises CheckError."""
+    """Judges files that define ModelNew against a reference; docs/check.md says by which rule. Raises CheckError.
+
+    time_limit: seconds for each answer of a candidate; None: 600 for what may build kernels, 60 for others."""
     return judge_files(
         Problem.load(reference, overrides),
         list(candidates),
@@ -184,6 +187,7 @@ def check_files(
         precision=precision,
         gradients=gradients,
         sandbox=sandbox,
+        time_limit=time_limit,
         progress=progress,
     )
 

@@ -134,6 +134,10 @@ def check(
         bool,
         typer.Option("--sandbox", help="Run each NEW.py in bubblewrap: no network, writes to its scratch folder only."),
     ] = False,
+    limit: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="For each answer; 600 for what may build kernels, else 60, if not given."),
+    ] = None,
     junit: Annotated[Path | None, typer.Option(metavar="OUT.xml", help="Write the cases as a JUnit document.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -152,6 +156,7 @@ def check(
             precision=precision,
             gradients=grad,
             sandbox=sandbox,
+            time_limit=limit,
             progress=progress,
         )
     try:

@@ -119,10 +119,10 @@ def verdict(accepted):
 def test_check_exits_by_the_worst_verdict(reference, calls, verdicts, code):
     calls.result = [verdict(accepted) for accepted in verdicts]
     candidates = [f"new{i}.py" for i in range(len(verdicts))]
-    result = run("check", reference, *candidates, "--seed", "11")
+    result = run("check", reference, *candidates, "--seed", "11", "--limit", "30")
     assert result.exit_code == code
     assert calls.asked[0][1] == (reference, [Path(name) for name in candidates])
-    assert calls.asked[0][2]["seed"] == 11
+    assert calls.asked[0][2]["seed"] == 11 and calls.asked[0][2]["time_limit"] == 30
     assert "new0.py: a headline" in result.stdout
     assert "sigmoid (2 ×)" in result.stdout
 

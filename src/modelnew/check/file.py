@@ -28,7 +28,7 @@ from modelnew.check.report import CaseResult, Report
 from modelnew.check.toolchain import fault
 from modelnew.check.truth import Reference
 from modelnew.check.whole import Whole
-from modelnew.errors import CheckError
+from modelnew.errors import CheckError, UsageError
 from modelnew.problem import Problem
 from modelnew.progress import Progress, quiet
 from modelnew.targets import dtype_named
@@ -96,6 +96,8 @@ def check_files(
     """`check_file` for several candidates, which share the reference's answers. threads: that their kernels run on; None: as
     many as this process has."""
     reference_file.require_files(candidates, "checking")
+    if time_limit is not None and not time_limit > 0:
+        raise UsageError(f"{time_limit:g} s is no time limit", doing="checking", hint="Give seconds above 0.")
     seed = int.from_bytes(os.urandom(6), "big") if seed is None else seed
     free, _ = memory.free_memory(torch.device(device))
     limits = Limits(memory_limit or max(1 << 30, free - (2 << 30)), time_limit, sandbox, disk_limit)
