@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from modelnew import constants, reference
 from modelnew.bench import bench_file as time_file
 from modelnew.bench import bench_modules, floor, machine
 from modelnew.bench.compare import Comparison, compare
@@ -39,7 +40,6 @@ from modelnew.live import live_origin, load_source, wrap
 from modelnew.outputs import write
 from modelnew.problem import Problem
 from modelnew.progress import Progress, quiet
-from modelnew.reference import kind, require_files
 from modelnew.render.file import render_file
 from modelnew.targets import device_named
 
@@ -211,7 +211,7 @@ def bench_file(
     """Times the candidates, or the file that `optimize_file` would write, against eager and other baselines.
 
     Raises UsageError, before anything is built, for a candidate that is no file, an unknown baseline or no time."""
-    require_files(candidates, "timing")
+    reference.require_files(candidates, "timing")
     require_options(baselines, budget_s)
     place = str(device_named(device))
     finished = Draft(path, overrides, place, dtype, progress).finish(progress, measure=not candidates)
@@ -235,8 +235,12 @@ def bench_file(
 
 
 def sweep_file(path: Path, text: str, *, overrides: Mapping[str, object], progress: Progress, **options: Any) -> Sweep:
-    """`bench_file` at each value of a constant; `text` as in "batch_size=1,8,64". Raises UsageError."""
+    """`bench_file` at each value of a constant; `text` as in "batch_size=1,8,64". Raises UsageError, before
+    anything is measured, for a value that the constant cannot have."""
     name, values = parse_sweep(text)
+    source = reference.read(path)
+    for value in values:
+        constants.override(source, {**overrides, name: value}, on=str(path))
 
     def measure(value: str) -> BenchReport:
         return bench_file(path, overrides={**overrides, name: value}, progress=progress, **options).report
@@ -331,7 +335,9 @@ def compare_files(old: Path, new: Path, *, threshold: float) -> Comparison:
 def _require_modules(call: str, *given: object) -> None:
     for value in given:
         if not isinstance(value, nn.Module):
-            raise UsageError(f"{call.partition('(')[0]} takes a module, not {kind(value)}", hint=f"modelnew.{call}")
+            raise UsageError(
+                f"{call.partition('(')[0]} takes a module, not {reference.kind(value)}", hint=f"modelnew.{call}"
+            )
 
 
 def _floor(program: Program, device: str) -> Floor:

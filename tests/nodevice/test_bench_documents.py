@@ -21,7 +21,7 @@ from modelnew.bench.plot import picture, require_drawing
 from modelnew.bench.report import Report, Row
 from modelnew.bench.stats import Ratio, verdict
 from modelnew.bench.sweep import parse_sweep, sweep
-from modelnew.errors import BenchError, MemoryShortError, UsageError
+from modelnew.errors import BenchError, MemoryShortError, ReferenceFileError, UsageError
 from modelnew.tables import compare_cells, folder_summary
 
 MACHINE = {"name": "A machine, 2 cores", "torch": "2.13.0", "python": "3.11"}
@@ -170,11 +170,17 @@ def test_sweep_goes_on_where_a_value_does_not_fit() -> None:
     def measure(value: str) -> Report:
         if value == "512":
             raise MemoryShortError("not enough memory on cpu")
+        if value == "-1":
+            raise ReferenceFileError("get_inputs() raises")
         return report(float(value))
 
     name, values = parse_sweep("batch_size=1,8,512,8")
     found = sweep("model.py", name, values, measure, lambda text: None)
     assert [(p.value, p.reason) for p in found.points] == [("1", ""), ("8", ""), ("512", "not enough memory on cpu")]
+    later = sweep("model.py", name, ["8", "-1"], measure, lambda text: None)
+    assert [p.reason for p in later.points] == ["", "get_inputs() raises"]
+    with pytest.raises(ReferenceFileError):
+        sweep("model.py", name, ["-1", "8"], measure, lambda text: None)
     document = found.as_dict()
     assert [label for label, _ in measurements(document)] == ["batch_size=1", "batch_size=8"]
     for text in ("batch_size", "=1,2", "batch size=1", "batch_size=,"):

@@ -235,6 +235,7 @@ def test_bad_input_is_one_message_and_nothing_is_written(reference):
         (["explain", "ref.py", "--set", "rows=-1"], "Correct the file, or the value that --set gives it."),
         (["check", "ref.py", "missing.py"], "there is no such file"),
         (["check", "ref.py", "."], "this is a folder, not a Python file"),
+        (["bench", "ref.py", "--sweep", "rows=4,abc"], "a whole number is needed"),
         (["optimize", "ref.py", "--device", "tpu"], "there is no device 'tpu'"),
         (["optimize", "ref.py", "-o", "no/such/folder/new.py"], "cannot write here"),
         (["explain", "ref.py", "--no-such-option"], "No such option"),

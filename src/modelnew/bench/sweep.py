@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from modelnew.bench.documents import SWEEP
 from modelnew.bench.report import Report
-from modelnew.errors import BenchError, MemoryShortError, UsageError
+from modelnew.errors import BenchError, MemoryShortError, ModelnewError, UsageError
 from modelnew.progress import Progress
 
 
@@ -50,12 +50,15 @@ def parse_sweep(text: str) -> tuple[str, list[str]]:
 def sweep(
     subject: str, name: str, values: Sequence[str], measure: Callable[[str], Report], progress: Progress
 ) -> Sweep:
-    """`measure(value)` at each value in turn. A value that does not fit or cannot be timed is a point that says so."""
-    points = []
+    """`measure(value)` at each value in turn. A value that does not fit or cannot be timed is a point that says so, and once
+    there are points, so is one with which the file does not run: what was measured is not lost."""
+    points: list[Point] = []
     for value in values:
         progress(f"{name}={value}")
         try:
             points.append(Point(value, measure(value)))
-        except (MemoryShortError, BenchError) as error:
+        except ModelnewError as error:
+            if not points and not isinstance(error, (MemoryShortError, BenchError)):
+                raise
             points.append(Point(value, None, str(error).splitlines()[0]))
     return Sweep(subject, name, tuple(points))
