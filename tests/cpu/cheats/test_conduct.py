@@ -43,7 +43,9 @@ CHEATS = {
         "every element is 0",
     ),
     "a parameter": Cheat("return nn.Parameter(F.relu(self.linear(x)))", "output is a Parameter"),
-    "infinities replaced": Cheat("return torch.nan_to_num(F.relu(self.linear(x)))", "where the truth is inf"),
+    "infinities replaced": Cheat(
+        "return torch.nan_to_num(F.relu(self.linear(x)))", "a finite value where the truth is"
+    ),
     "columns first": Cheat("return F.relu(self.linear(x)).t().contiguous().t()", "view() on it would fail"),
     "approximate where inputs are uniform": Cheat(
         "y = F.relu(self.linear(x))\nreturn y.bfloat16().float() if 0 <= x.min() and x.max() <= 1 else y",

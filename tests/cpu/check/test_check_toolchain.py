@@ -54,7 +54,8 @@ def new(folder: Path, name: str, build: str) -> Path:
 def no_compiler(request, tmp_path, monkeypatch):
     script = tmp_path / "cxx"
     if request.param != "missing":
-        works = f'case "$*" in *--version*|*-v*|*-dump*) exec {shutil.which("g++")} "$@";; esac\n'
+        # each argument for itself: a folder's name may have -v in it
+        works = f'for a; do case $a in --version|-v|-dump*) exec {shutil.which("g++")} "$@";; esac; done\n'
         script.write_text(
             "#!/bin/sh\n" + (works if request.param != "broken" else "") + "echo 'error: internal' >&2; exit 1\n"
         )
