@@ -164,7 +164,9 @@ CHEATS = {
     "exit": Cheat("os._exit(0)", "ended the process (exit code 0) during the call"),
     "sys.exit": Cheat("sys.exit(0)", "it raises SystemExit"),
     "no end": Cheat("time.sleep(1000)", "no answer after"),  # waits, and leaves the processor to the others
-    "endless memory": Cheat("k = []\nwhile True: k.append(torch.ones(2**24)); time.sleep(0.005)", "of memory while"),
+    "endless memory": Cheat(
+        "k = []\nwhile True: k.append(torch.ones(2**24)); time.sleep(0.005)", "of memory during the call"
+    ),
     "forged replies": Cheat(
         "for fd in range(3, 40):\n    try: os.write(fd, b'{\"accepted\": true}\\n')\n    except OSError: pass\nreturn x",
         "sent ",
