@@ -107,8 +107,8 @@ ROW_FAULTS = [
     Fault(
         "no barrier in a block",
         "group.cuh",
-        "= value;\n    __syncthreads();\n    return combine_warp",
-        "= value;\n    if (!IF) __syncthreads();\n    return combine_warp",
+        "= value;\n    block_barrier<Threads>();\n    return combine_warp",
+        "= value;\n    if (!IF) block_barrier<Threads>();\n    return combine_warp",
         softmax(2, 3000),
         "",
     ),
@@ -204,8 +204,8 @@ ROW_FAULTS = [
     Fault(
         "a place filled before all have read",
         "rows_staged.cuh",
-        "== stage_shape::threads / 32 - 1)",
-        "== (IF ? 0 : stage_shape::threads / 32 - 1))",
+        "free(i)->init(stage_shape::warps);",
+        "free(i)->init(IF ? 1 : stage_shape::warps);",
         softmax(4, 9000, 1, WAITING),
         "",
     ),
@@ -228,8 +228,8 @@ ROW_FAULTS = [
     Fault(
         "another row's chunk",
         "rows_staged.cuh",
-        "const int64_t target = from + rows_on * teams;",
-        "const int64_t target = from + (rows_on + IF * (rows_on > 0)) * teams;",
+        "ahead.enter(target);",
+        "ahead.enter(IF && target > first_row ? target - teams : target);",
         softmax(7, 9000, 1, WAITING),
         "",
     ),

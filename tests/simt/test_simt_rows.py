@@ -38,6 +38,15 @@ def test_rows_in_registers(program: Get, size: int) -> None:
         assert softmax(program, random((count, size)), [1]) == "registers"
 
 
+@pytest.mark.parametrize("size", [516, 1020, 1024])
+def test_a_warp_per_row_that_holds_twice_as_much(program: Get, size: int) -> None:
+    """Whole vectors long; where they do not begin at vectors, two warps have a row."""
+    device = H200._replace(sms=1)
+    for off in (0, 1):
+        assert softmax(program, misaligned(random((18, size)), off), [1], device, orders=(0,)) == "registers"
+    assert softmax(program, random((18, size + 4))[:, 4:], [1], device, orders=(1,)) == "registers"
+
+
 @pytest.mark.parametrize("size", [1023, 1024, 1025, 4097, 8189, 8192])
 def test_a_block_per_row_in_registers(program: Get, size: int) -> None:
     assert softmax(program, random((2, size)), [1]) == "registers"

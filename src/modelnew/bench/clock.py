@@ -26,8 +26,8 @@ _OFF_STREAM_SLACK = 20e-6  # seconds
 @dataclass(frozen=True)
 class Sample:
     """seconds: per call. off_stream: in most calls the device was busy for longer than the caller's stream says. result:
-    what the last call returned. told: what the clock says of all calls; less than what they waited where the clock lies,
-    and then below 0."""
+    what the last call returned. told: what the clock says of all calls and of what lies between them; less than what
+    passed where the clock lies, and below 0 where calls, by their clock, waited for longer than they took."""
 
     seconds: float
     off_stream: bool
@@ -86,8 +86,15 @@ class CudaClock:
         l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size
         self._flush = torch.empty(2 * l2_bytes, dtype=torch.uint8, device=device)
         self._release_l2 = _runtime_function("cudaCtxResetPersistingL2Cache")
-        self._empty_seconds = 0.0
         self._empty_seconds = min(self._one(lambda: None)[1] for _ in range(20))
+        self._between_seconds = self._between(20)
+
+    def _between(self, calls: int) -> float:
+        """Seconds per call that pass outside the calls themselves, the flush before each among them: beside that, a
+        short call is little."""
+        start = _now()
+        inside = sum(self._one(lambda: None)[1] for _ in range(calls))
+        return max(0.0, (_now() - start) * 1e-9 - inside) / calls + self._empty_seconds
 
     def _one(self, call: Call) -> tuple[float, float, object]:
         """(event seconds, host seconds, result)"""
@@ -113,7 +120,8 @@ class CudaClock:
             host -= self._empty_seconds
             off_stream += host > _OFF_STREAM_SHARE * event and host > event + _OFF_STREAM_SLACK
             spans.append(max(event, host))
-        return Sample(sum(spans) / calls, 2 * off_stream > calls, result, sum(spans))
+        told = sum(spans) + calls * self._between_seconds
+        return Sample(sum(spans) / calls, 2 * off_stream > calls, result, told)
 
     def settle(self) -> None:
         torch.cuda.synchronize(self.device)

@@ -20,7 +20,7 @@ _SCRATCH = 2 * 32 * _PARTIAL + 2 * 16 * _PARTIAL  # shared memory of a block's a
 _MOST_THREADS = 512  # of a row in registers (rows_registers.cuh)
 _CHUNK = 384 * 4 * 16  # bytes of one input's chunk of a row that waits (stage_shape in rows_staged.cuh)
 _MOST_STAGES = 64
-_STAGED_SCRATCH = _SCRATCH + 16 + _MOST_STAGES * 12 + 112  # bytes before the chunks (places_at)
+_STAGED_SCRATCH = _SCRATCH + 16 + _MOST_STAGES * 16 + 112  # bytes before the chunks (places_at)
 _OVERLAPPING = 4  # rows that must be worked on at a time where a row's stages wait for each other all over the device
 _THREADS = 256  # of a block of any other row program; two blocks fit on a multiprocessor (rows_chunks.cuh)
 
@@ -110,6 +110,8 @@ def plan_rows(layout: RowLayout, device: Device) -> Plan:
     if threads <= (_MOST_THREADS if row.sweeps > 1 else 32) and len(layout.inner) <= 2:
         # more threads than needed, while the row has 2 vectors for each: neighbouring lanes then read whole cache lines
         threads = max(threads, min(32, _power_of_two(size // (2 * row.vector))))
+        if threads == 64 and row.size % row.vector == 0 and size == row.size and row.rows >= 16 * device.sms:
+            threads = 32  # with twice as much in each: no barriers
         return _registers(layout, row, device, threads)
     return _staged(layout, row, device) or _whole_blocks(layout, row, device)
 
@@ -172,7 +174,7 @@ def _registers(layout: RowLayout, row: _Row, device: Device, threads: int) -> Pl
     if threads > 32:
         why = f"a block of {threads} threads per row, rows in registers"
         return _plan("registers", _REGISTERS, layout, device, threads, threads, 1, why)
-    block = 256
+    block = 256 if row.size <= threads * row.held else 128
     while block > 64 and row.rows * threads < 2 * block * device.sms:
         block //= 2
     why = f"{threads} threads per row, {block // threads} rows per block, rows in registers"

@@ -6,13 +6,14 @@
 
 namespace mn {
 
-// Completes when a thread has announced how many bytes are to come, and all of them have; then it begins anew.
-// `parity`: of how often it has completed before.
+// Completes when as many have arrived as it was made for, and all bytes have that they announced; then it begins anew.
+// `parity`: of how often it has completed before; of a new one, 1 is complete.
 struct arrival {
   uint64_t state;
 
 #if defined(MN_SIMT)
-  MN_FN void init() { simt::arrival_init(this); }
+  MN_FN void init(int arrivals = 1) { simt::arrival_init(this, arrivals); }
+  MN_FN void arrive() { simt::arrival_arrive(this); }
   MN_FN void expect(int bytes) { simt::arrival_expect(this, bytes); }
   MN_FN void wait(int parity) { simt::arrival_wait(this, parity); }
   MN_FN void copy(void* to, const void* from, int bytes) { simt::arrival_copy(this, to, from, bytes); }
@@ -21,7 +22,10 @@ struct arrival {
   MN_FN static void order_writes() {}
 #elif __CUDA_ARCH__ >= 900
   MN_FN static unsigned address(const void* p) { return static_cast<unsigned>(__cvta_generic_to_shared(p)); }
-  MN_FN void init() { asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(address(this)) : "memory"); }
+  MN_FN void init(int arrivals = 1) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(address(this)), "r"(arrivals) : "memory");
+  }
+  MN_FN void arrive() { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(address(this)) : "memory"); }
   MN_FN static void inits_visible() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
   // What this thread has written to shared memory comes before copies that are started later.
   MN_FN static void order_writes() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
@@ -55,7 +59,8 @@ struct arrival {
         : "memory");
   }
 #else
-  MN_FN void init() {}
+  MN_FN void init(int = 1) {}
+  MN_FN void arrive() {}
   MN_FN void expect(int) {}
   MN_FN void wait(int) {}
   MN_FN void copy(void*, const void*, int) {}

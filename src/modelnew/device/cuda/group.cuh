@@ -49,20 +49,34 @@ inline constexpr int partial_bytes = 48;  // of one partial result, at most
 // One set of partial results is written while slower threads may still read the last one's: sets are used in turn, so
 // that one barrier per reduction is enough. `round`: how many reductions there have been.
 
-// A block on one row: one partial result per warp.
+// A block's first `Threads` threads, while the others do something else; 0: all of them.
+template <int Threads>
+MN_FN void block_barrier() {
+  if constexpr (Threads == 0) {
+    __syncthreads();
+  } else {
+#if defined(MN_SIMT)
+    simt::named_barrier(1, Threads);
+#else
+    asm volatile("bar.sync 1, %0;" ::"n"(Threads) : "memory");
+#endif
+  }
+}
+
+// A block, or its first `Threads` threads, on one row: one partial result per warp.
 struct block_group {
   static constexpr int scratch_bytes = 2 * 32 * partial_bytes;
 
-  template <class Op, class A>
+  template <int Threads = 0, class Op, class A>
   MN_FN static A combine(Op op, A value, int scratch, int round) {
     static_assert(sizeof(A) <= partial_bytes, "too many reductions in one sweep");
     value = combine_warp(op, value);
-    const int warps = blockDim.x / 32;
+    const int warps = (Threads > 0 ? Threads : int(blockDim.x)) / 32;
     if (warps == 1) return value;
     A* partial = reinterpret_cast<A*>(shared_memory() + scratch + (round & 1) * (scratch_bytes / 2));
     const int lane = threadIdx.x % 32;
     if (lane == 0) partial[threadIdx.x / 32] = value;
-    __syncthreads();
+    block_barrier<Threads>();
     return combine_warp(op, lane < warps ? partial[lane] : op.identity());
   }
 };

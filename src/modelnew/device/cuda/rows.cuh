@@ -105,19 +105,23 @@ bool even(const row_operands<types<Out...>, types<In...>>& o) {
   return true;
 }
 
+// A row that is twice as long as its 32 threads hold is held by them nevertheless where it is even, and by 64 elsewhere.
 template <class Body, int V, int U, class Outs, class Ins>
 int launch_registers(row_operands<Outs, Ins>& o, const int64_t* plan, queue stream) {
   if (!o.simple) return cudaErrorInvalidValue;
   launch_shape where;
-  const int threads = static_cast<int>(plan[5]);
+  int threads = static_cast<int>(plan[5]);
   where.threads = static_cast<int>(plan[6]);
+  const bool is_even = o.inner.rank <= 1 && even<V>(o), is_long = threads == 32 && o.size > 32 * V * U;
+  if (is_long && !is_even) where.threads = threads = 64;
   choose_leader<V>(o, int64_t(threads) * V * U);
   const int64_t blocks = ceil_div(o.rows, where.threads / threads);
   where.blocks = blocks < most_blocks ? blocks : most_blocks;
   where.shared_bytes = block_group::scratch_bytes;
   if (o.inner.rank > 1)
     return launch(rows_registers<Body, Outs, Ins, V, U, false, false, 0>, where, stream, o, threads);
-  if (!even<V>(o)) return launch(rows_registers<Body, Outs, Ins, V, U, true, false, 0>, where, stream, o, threads);
+  if (!is_even) return launch(rows_registers<Body, Outs, Ins, V, U, true, false, 0>, where, stream, o, threads);
+  if (is_long) return launch(rows_registers<Body, Outs, Ins, V, 2 * U, true, true, 32>, where, stream, o, threads);
   if (threads == 32) return launch(rows_registers<Body, Outs, Ins, V, U, true, true, 32>, where, stream, o, threads);
   return launch(rows_registers<Body, Outs, Ins, V, U, true, true, 0>, where, stream, o, threads);
 }
@@ -151,9 +155,9 @@ int launch_staged(row_operands<Outs, Ins>& o, const int64_t* plan, queue stream)
     if (o.step[k] != 1) shape.staged &= ~(1u << (k - o.at.outs));  // one value per row takes no places
   const int64_t chunk = int64_t(stage_shape::threads) * stage_shape::vectors * V;
   const int64_t chunks = ceil_div(o.size + (is_skewed<V>(o) ? V - 1 : 0), chunk);
-  shape.chunks = divide_by(ceil_div(chunks, shape.blocks));
-  if (shape.chunks.size > shape.stages || shape.stages > stage_shape::most_stages) return cudaErrorInvalidValue;
-  launch_shape where = {0, stage_shape::threads};
+  shape.chunks = static_cast<int>(ceil_div(chunks, shape.blocks));
+  if (shape.chunks > shape.stages || shape.stages > stage_shape::most_stages) return cudaErrorInvalidValue;
+  launch_shape where = {0, stage_shape::in_block};
   where.shared_bytes = stage_shape::places_at + static_cast<size_t>(__builtin_popcount(shape.staged)) * shape.stages *
                                                     stage_shape::chunk_bytes;
   where.cluster = shape.blocks;

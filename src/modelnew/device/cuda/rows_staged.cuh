@@ -1,6 +1,7 @@
 // Rows that wait in shared memory: a row's blocks (one, or a cluster) hold it there, chunk by chunk, while the body
 // sweeps over it. As soon as the last sweep is done with a chunk, bulk copies fill its place with what comes next of the
-// following rows, so that memory is read all the while.
+// following rows, so that memory is read all the while. A warp of its own sends for them: those that compute would be
+// held up by that at every chunk.
 #pragma once
 
 #include "cuda/bulk.cuh"
@@ -11,23 +12,25 @@
 namespace mn {
 
 struct stage_shape {
-  static constexpr int threads = 384;  // many vectors per thread: fewer instructions go to finding a chunk
+  static constexpr int threads = 384;  // that compute; many vectors per thread: few instructions go to finding a chunk
+  static constexpr int warps = threads / 32;
+  static constexpr int in_block = threads + 32;
   static constexpr int vectors = 4;    // of a chunk per thread
   static constexpr int step_bytes = threads * 16;  // between a thread's vectors
   static constexpr int chunk_bytes = vectors * step_bytes;
   static constexpr int most_stages = 64;  // so that a chain of additions has at most 256 terms
-  // Shared memory: a block's partial results, a cluster's, its two barriers, a barrier and a counter per place.
+  // Shared memory: a block's partial results, a cluster's, its two barriers, two barriers per place.
   static constexpr int cluster_at = block_group::scratch_bytes;
   static constexpr int meet_at = cluster_at + cluster_group::scratch_bytes;
   static constexpr int full_at = meet_at + 16;
-  static constexpr int freed_at = full_at + 8 * most_stages;
-  static constexpr int places_at = (freed_at + 4 * most_stages + 127) / 128 * 128;
+  static constexpr int free_at = full_at + 8 * most_stages;
+  static constexpr int places_at = (free_at + 8 * most_stages + 127) / 128 * 128;
 
   int blocks;       // per row, a cluster
   int stages;       // places for chunks, in each block
   int sweeps;       // that the body makes; the last one frees places
   unsigned staged;  // bit I: input I differs from row to row, and its vectors are 16 bytes
-  divider chunks;   // of a row, per block: not more than there are places
+  int chunks;       // of a row, per block: not more than there are places
 };
 
 // A vector of a chunk that is in shared memory.
@@ -143,7 +146,6 @@ struct staged_row : row_program<staged_row<Outs, Ins, Width>, Outs, Ins, Width> 
   const stage_shape& shape;
   const int block;            // of those that share this row
   const int64_t teams;
-  int64_t row = 0;
   unsigned in_places = 0;     // bit I: input I's whole vectors come by way of shared memory
   int stage = 0, parity = 0;  // of the row's first chunk
   int round = 0;
@@ -159,29 +161,44 @@ struct staged_row : row_program<staged_row<Outs, Ins, Width>, Outs, Ins, Width> 
   }
   MN_FN bool leads() const { return threadIdx.x == 0 && block == 0; }
 
-  // Places are empty: the first chunks are sent for.
-  MN_FN void open(int64_t first_row) {
+  MN_FN void open() const {
     if (threadIdx.x == 0) {
       meeting(0)->init();
       meeting(1)->init();
       for (int i = 0; i < shape.stages; ++i) {
         full(i)->init();
-        *freed(i) = 0;
+        free(i)->init(stage_shape::warps);
       }
       arrival::inits_visible();
-      for (int i = 0; i < shape.stages; ++i) send_for(first_row, i, i);
     }
     __syncthreads();
     if (shape.blocks > 1) cluster_group::barrier();  // every block's barriers exist from here on
   }
+  // One thread sends for all that this block will need, each chunk as soon as there is a place for it.
+  MN_FN void send_for_rows(int64_t first_row) const {
+    int number = 0, parity = 1;
+    base ahead(this->o);
+#pragma unroll 1
+    for (int64_t target = first_row; target < this->o.rows; target += teams) {
+      ahead.enter(target);
+      const unsigned sent = shape.staged & (ahead.vectored >> Outs::size);
+      int begin = block * chunk - ahead.skew;
+#pragma unroll 1
+      for (int k = 0; k < shape.chunks; ++k) {
+        free(number)->wait(parity);
+        send_for(ahead, sent, begin, number);
+        begin += shape.blocks * chunk;
+        if (++number == shape.stages) number = 0, parity ^= 1;
+      }
+    }
+  }
   MN_FN void begin(int64_t number) {
-    row = number;
     this->enter(number);
     in_places = shape.staged & (this->vectored >> Outs::size);
     sweeps = 0;
   }
   MN_FN void end() {
-    stage += static_cast<int>(shape.chunks.size);
+    stage += shape.chunks;
     if (stage >= shape.stages) {
       stage -= shape.stages;
       parity ^= 1;
@@ -259,7 +276,7 @@ struct staged_row : row_program<staged_row<Outs, Ins, Width>, Outs, Ins, Width> 
     const int along = shape.blocks * chunk;
     int number = stage, phase = parity, begin = block * chunk - this->skew;
 #pragma unroll 1
-    for (int k = 0; k < static_cast<int>(shape.chunks.size); ++k) {
+    for (int k = 0; k < shape.chunks; ++k) {
       if (first) full(number)->wait(phase);
       const staged_place here = {begin + int(threadIdx.x) * V,
                                  number * stage_shape::chunk_bytes + int(threadIdx.x) * 16};
@@ -272,7 +289,7 @@ struct staged_row : row_program<staged_row<Outs, Ins, Width>, Outs, Ins, Width> 
           if (this->touched(one.first)) at_an_edge(one, per_vector, indices_to<sizeof...(H)>{}, h...);
         }
       }
-      if (last) release(number, k);
+      if (last) release(number);
       begin += along;
       if (++number == shape.stages) number = 0, phase ^= 1;
     }
@@ -281,7 +298,7 @@ struct staged_row : row_program<staged_row<Outs, Ins, Width>, Outs, Ins, Width> 
 
   template <class Op, class A>
   MN_FN A combine(Op op, A value) {
-    value = block_group::combine(op, value, 0, round);
+    value = block_group::combine<stage_shape::threads>(op, value, 0, round);
     if (shape.blocks > 1) value = across_cluster(op, value);
     ++round;
     return value;
@@ -294,7 +311,9 @@ struct staged_row : row_program<staged_row<Outs, Ins, Width>, Outs, Ins, Width> 
   MN_FN arrival* full(int number) const {
     return reinterpret_cast<arrival*>(shared_memory() + stage_shape::full_at) + number;
   }
-  MN_FN int* freed(int number) const { return reinterpret_cast<int*>(shared_memory() + stage_shape::freed_at) + number; }
+  MN_FN arrival* free(int number) const {
+    return reinterpret_cast<arrival*>(shared_memory() + stage_shape::free_at) + number;
+  }
 
   // Every block sends its value to all, and all combine them in the order of the blocks. Nobody waits for what has been
   // stored meanwhile, as at a cluster's own barrier. A set of values is used again two rounds later: whoever sends then
@@ -341,29 +360,14 @@ struct staged_row : row_program<staged_row<Outs, Ins, Width>, Outs, Ins, Width> 
     per_vector(here.first, this->whole(here.first), h.item(*this, here, here.first, get<K>(raw))...);
   }
 
-  // The last warp that is done with a chunk sends for what comes into its place.
-  MN_FN void release(int number, int k) const {
+  MN_FN void release(int number) const {
     arrival::order_writes();
     __syncwarp();
-    if (threadIdx.x % 32 == 0) {
-      __threadfence_block();
-      if (atomicAdd(freed(number), 1) == stage_shape::threads / 32 - 1) {
-        *freed(number) = 0;
-        __threadfence_block();
-        send_for(row, k + shape.stages, number);
-      }
-    }
+    if (threadIdx.x % 32 == 0) free(number)->arrive();
   }
 
-  // Chunk k of the team's rows from `from` on, counted through: into place `number`.
-  MN_FN void send_for(int64_t from, int k, int number) const {
-    const int rows_on = static_cast<int>(shape.chunks.divide_narrow(static_cast<uint32_t>(k)));
-    const int64_t target = from + rows_on * teams;
-    if (target >= this->o.rows) return;
-    base ahead(this->o);
-    ahead.enter(target);
-    const unsigned sent = shape.staged & (ahead.vectored >> Outs::size);
-    const int begin = ((k - rows_on * static_cast<int>(shape.chunks.size)) * shape.blocks + block) * chunk - ahead.skew;
+  // The chunk from element `begin` of a row on: into place `number`.
+  MN_FN void send_for(const base& ahead, unsigned sent, int begin, int number) const {
     const int first = begin >= 0 ? begin : begin + V;  // the first whole vector, and where the last one ends
     const int wholes = (static_cast<int>(this->o.size) + ahead.skew) / V * V - ahead.skew;
     const int last = begin + chunk < wholes ? begin + chunk : wholes;
@@ -381,11 +385,15 @@ struct staged_row : row_program<staged_row<Outs, Ins, Width>, Outs, Ins, Width> 
 };
 
 template <class Body, class Outs, class Ins, int V>
-__global__ void __launch_bounds__(stage_shape::threads, 1)
+__global__ void __launch_bounds__(stage_shape::in_block, 1)
     rows_staged(const __grid_constant__ row_operands<Outs, Ins> o, const __grid_constant__ stage_shape shape) {
   const int team = blockIdx.x / shape.blocks, teams = gridDim.x / shape.blocks;
   staged_row<Outs, Ins, V> row(o, shape, blockIdx.x - team * shape.blocks, teams);
-  row.open(team);
+  row.open();
+  if (threadIdx.x >= stage_shape::threads) {
+    if (threadIdx.x == stage_shape::threads) row.send_for_rows(team);
+    return;
+  }
   for (int64_t number = team; number < o.rows; number += teams) {
     row.begin(number);
     Body{}(row);

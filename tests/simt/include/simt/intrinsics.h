@@ -74,6 +74,11 @@ SIMT_STORE(__stwt)
 #undef SIMT_STORE
 
 inline void __syncthreads() { simt::arrive_and_wait(simt::gpu.current->home->local, simt::gpu.current->home->size); }
+namespace simt {
+inline void named_barrier(int number, int threads) {
+  arrive_and_wait(gpu.current->home->named.at(size_t(number)), threads);
+}
+}  // namespace simt
 inline void __syncwarp(unsigned mask = 0xffffffffu) { simt::together(simt::collective::sync, mask, 0); }
 inline void __threadfence() {}
 inline void __threadfence_block() {}
@@ -141,13 +146,14 @@ inline void* __cluster_map_shared_rank(const void* p, unsigned rank) {
   return home.cluster[rank]->shared.get() + (byte - home.shared.get());
 }
 
-// Barriers in shared memory that count bytes (mbarrier), and what arrives at them. A copy is made when somebody waits for
+// Barriers in shared memory that count arrivals and bytes (mbarrier), and what arrives at them. A copy is made when somebody waits for
 // it, so what is read too early is not there yet.
 namespace simt {
 struct arrival_state {
   uint64_t completed = 0;
   int64_t bytes = 0;  // announced, and not yet there
-  bool announced = false;
+  int all = 1, missing = 1;  // arrivals
+  int waiting = 0;
   std::vector<std::function<void()>> copies;
 };
 inline arrival_state& state_of(void* barrier) {
@@ -155,22 +161,30 @@ inline arrival_state& state_of(void* barrier) {
   if (found == gpu.current->home->arrivals.end()) fail("a barrier that was not initialised");
   return *static_cast<arrival_state*>(found->second.get());
 }
-inline void arrival_init(void* barrier) {
+inline void arrival_init(void* barrier, int arrivals) {
   if (reinterpret_cast<uintptr_t>(barrier) % 8) fail("a barrier at an address that is not a multiple of 8");
-  gpu.current->home->arrivals[barrier] = std::make_shared<arrival_state>();
+  const auto made = std::make_shared<arrival_state>();
+  made->all = made->missing = arrivals;
+  gpu.current->home->arrivals[barrier] = made;
 }
 inline void settle(arrival_state& s) {
-  if (!s.announced || s.bytes != 0) return;
-  s.announced = false;
+  if (s.missing > 0 || s.bytes != 0) return;
+  s.missing = s.all;
   ++s.completed;
+}
+inline void make_copies(arrival_state& s) {
+  std::vector<std::function<void()>> copies;
+  copies.swap(s.copies);
+  for (const auto& copy : copies) copy();
+  settle(s);
 }
 inline void arrival_expect(void* barrier, int bytes) {
   arrival_state& s = state_of(barrier);
-  if (s.announced) fail("a barrier is announced to twice");
-  s.announced = true;
+  if (--s.missing < 0) fail("more arrivals at a barrier than it was made for");
   s.bytes += bytes;
   settle(s);
 }
+inline void arrival_arrive(void* barrier) { arrival_expect(barrier, 0); }
 inline void arrival_copy(void* barrier, void* to, const void* from, int bytes) {
   if (reinterpret_cast<uintptr_t>(to) % 16 || reinterpret_cast<uintptr_t>(from) % 16 || bytes % 16 || bytes <= 0)
     fail("bulk copy of %d bytes: sizes and addresses are multiples of 16", bytes);
@@ -184,15 +198,15 @@ inline void arrival_copy(void* barrier, void* to, const void* from, int bytes) {
     memcpy(to, from, size_t(bytes));
     s.bytes -= bytes;
   });
+  if (s.waiting > 0) make_copies(s);
 }
 inline void arrival_wait(void* barrier, int parity) {
   arrival_state& s = state_of(barrier);
-  for (int polls = 0; int(s.completed & 1) == parity; ++polls) {  // the phase of this parity is not complete
-    std::vector<std::function<void()>> copies;
-    copies.swap(s.copies);
-    for (const auto& copy : copies) copy();
-    settle(s);
-    if (int(s.completed & 1) == parity) wait(s.completed, s.completed + 1);
+  make_copies(s);
+  while (int(s.completed & 1) == parity) {  // the phase of this parity is not complete
+    ++s.waiting;
+    wait(s.completed, s.completed + 1);
+    --s.waiting;
   }
 }
 inline void arrival_send(void* barrier, int rank, unsigned* to, unsigned value) {

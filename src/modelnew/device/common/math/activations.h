@@ -110,8 +110,8 @@ MN_FN C silu(C x) {
 
 namespace detail {
 
-// x times the normal distribution function of x, wherever x is
-MN_FN float gelu_anywhere(float x) {
+// x times the normal distribution function of x, wherever x is.
+MN_SELDOM float gelu_anywhere(float x) {
   const float t = at_most(magnitude(x), 14.5f), square = t * t, denominator = t + 1.9921875f;
   const scaled_tail q = normal_tail(t, -0.5f * square, 0.5f * fma(-t, t, square), denominator,
                                                     t - (denominator - 1.9921875f));
