@@ -75,7 +75,7 @@ def launches(
             numbers = (*plan.numbers, workspace.data_ptr())
             array = (ctypes.c_int64 * len(numbers))(*numbers)
             pointers = [ctypes.c_void_p(t.data_ptr()) for t in (y, x, w, bias, hints)]
-            launch = getattr(library(tile, plan.numbers[0]), name)
+            launch = getattr(library(plan.kind, tile, plan.numbers[0]), name)
 
             def call() -> None:
                 stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)

@@ -3,6 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.cuda import product_kernels
+
 HERE = Path(__file__).parent
 
 
@@ -29,9 +31,21 @@ def no_gradients():
 
 
 @pytest.fixture
-def hopper():
+def in_fp32():
     """For products on the tensor cores, beside the library's in plain fp32."""
-    if torch.cuda.get_device_capability() != (9, 0):
-        pytest.skip("these products are for compute capability 9.0")
     torch.manual_seed(5)
     torch.backends.cuda.matmul.allow_tf32 = False
+
+
+@pytest.fixture
+def hopper(in_fp32):
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("these products are for compute capability 9.0")
+
+
+@pytest.fixture(params=product_kernels.WAYS)
+def kind(request, monkeypatch, in_fp32):
+    """The kernel that products are computed by."""
+    if not product_kernels.covered(request.param, torch.cuda.get_device_capability()):
+        pytest.skip(f"{request.param} is not for this GPU")
+    monkeypatch.setattr(product_kernels, "chosen", request.param)

@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import torch
 
 from modelnew.runtime.launch import card_of
 from modelnew.runtime.layout import Plan
 from modelnew.runtime.plan_cuda import Device
-from modelnew.runtime.plan_product import ACROSS_AT, BATCH_TILES, STRIDES_AT, TILE_AT, Factors, choose, launch_of
+from modelnew.runtime.plan_product import (
+    ACROSS_AT,
+    AMPERE,
+    AMPERE_TILES,
+    BATCH_TILES,
+    HOPPER,
+    STRIDES_AT,
+    TILE_AT,
+    Factors,
+    choose,
+    launch_of,
+    spread,
+)
 from tests.cuda import harness
 
 SOURCE = """
 #include "common/core.h"
 #include "common/math/activations.h"
-#include "cuda/product.cuh"
+#include MN_ENTRY
 using F = mn::types<float>;
 struct plain_body { MN_FN auto operator()(float p) const { return mn::values(p); } };
 struct bias_body { MN_FN auto operator()(float p, float b) const { return mn::values(p + b); } };
@@ -54,29 +66,59 @@ MN_EXPORT int row_max(void* y, const void* x, const void* w, void* hints, const 
   return mn::product_rows<value_body, mn::max<float>, finish, F, mn::types<float, float>>({y}, {x, w}, hints, plan, queue);
 }
 """
+# The program's buffers are results first, then what is read, so that the hints come last; None are taken where a second
+# launch would find other ones than the first.
+EXPORTS = """
+MN_EXPORT int plain_alone(void* y, const void* x, const void* w, const int64_t* plan, mn::queue queue) {
+  return plain(y, x, w, nullptr, plan, queue);
+}
+MN_EXPORT int sums(void* y, const void* x, const void* w, const void* b, const void* hints, const int64_t* plan,
+                   mn::queue queue) {
+  return sigmoid_sum(y, x, w, b, const_cast<void*>(hints), plan, queue);
+}
+MN_EXPORT int pairs(void* y, void* z, const void* x, const void* w, const void* b, const void* r, const int64_t* plan,
+                    mn::queue queue) {
+  return two(y, z, x, w, b, r, nullptr, plan, queue);
+}
+"""
 NOT_COVERED = -1
 
 
-ARCH = ["-gencode=arch=compute_90a,code=sm_90a"]
+class Way(NamedTuple):
+    """One of the kernels. arch: what it is compiled for; Ampere's for any GPU from 8.0 on, by the driver."""
+
+    header: str
+    arch: tuple[str, ...]
+    tiles: tuple[int, ...]
+
+
+WAYS = {
+    HOPPER: Way("cuda/product.cuh", ("-gencode=arch=compute_90a,code=sm_90a",), BATCH_TILES),
+    AMPERE: Way("cuda/product_ampere.cuh", ("-gencode=arch=compute_80,code=compute_80",), AMPERE_TILES),
+}
+VARIANTS = tuple((kind, tile, across) for kind, way in WAYS.items() for tile in way.tiles for across in (0, 1))
+chosen = HOPPER  # the kernel that `run` takes; the fixture `kind` sets it
+
+
+def covered(kind: str, capability: tuple[int, int]) -> bool:
+    return capability == (9, 0) if kind == HOPPER else capability >= (8, 0)
 
 
 @functools.cache
-def library(tile: int, across: int) -> ctypes.CDLL:
+def library(kind: str, tile: int, across: int) -> ctypes.CDLL:
     """across: 1 for weights that are contiguous along n."""
-    return harness.library(SOURCE, [*ARCH, *(f"-D{define}" for define in defines(tile, across))])
+    return harness.library(SOURCE, [*WAYS[kind].arch, *(f"-D{define}" for define in defines(kind, tile, across))])
 
 
-def defines(tile: int, across: int) -> list[str]:
-    return [f"MN_BATCH_TILE={tile}", *(["MN_WEIGHT_ACROSS=1"] if across else [])]
+def defines(kind: str, tile: int, across: int) -> list[str]:
+    across_too = ["MN_WEIGHT_ACROSS=1"] if across else []
+    return [f'MN_ENTRY="{WAYS[kind].header}"', f"MN_BATCH_TILE={tile}", *across_too]
 
 
-VARIANTS = tuple(itertools.product(BATCH_TILES, (0, 1)))
-
-
-def build_all() -> None:
-    """Every library, at the same time."""
+def build_all(kind: str = HOPPER) -> None:
+    """Every library of a kernel, at the same time."""
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda variant: library(*variant), VARIANTS))
+        list(pool.map(lambda variant: library(*variant), [variant for variant in VARIANTS if variant[0] == kind]))
 
 
 @functools.cache
@@ -96,13 +138,20 @@ def plan_of(
     others: Sequence[torch.Tensor],
     tile: int = 0,
     splits: int = 0,
+    kind: str | None = None,
+    device: Device | None = None,
 ) -> Plan:
-    """Outputs of one dim are one value per row. `tile`, `splits`: 0 for those that would be chosen."""
+    """Outputs of one dim are one value per row. `tile`, `splits`: 0, or a tile that the kernel has not, for those that would
+    be chosen. `device`: the GPU at hand if not given."""
+    kind, device = kind or chosen, device or card()
     factors = Factors(x.shape[0], w.shape[0], x.shape[1], x.stride(), w.stride())
     reduces = outputs[0].dim() == 1
     strides = [(y.stride(0), 0) if reduces else y.stride() for y in outputs]
-    _, tile, chosen = choose(factors, reduces, card(), (tile,) if tile else BATCH_TILES)
-    plan = launch_of(factors, [strides[0], *map(pair, others)], card(), reduces, tile, splits or chosen)
+    tiles = WAYS[kind].tiles
+    wanted = (tile,) if tile in tiles else tiles
+    best = choose(factors, reduces, device, wanted)[1:] if kind == HOPPER else spread(factors, device)
+    tile, splits = tile if tile in tiles else best[0], splits or best[1]
+    plan = launch_of(factors, [strides[0], *map(pair, others)], device, reduces, tile, splits, kind)
     more = [step for pair in strides[1:] for step in pair]
     return plan._replace(numbers=(*plan.numbers[: STRIDES_AT + 2], *more, *plan.numbers[STRIDES_AT + 2 :]))
 
@@ -126,7 +175,7 @@ def run(
     pointers = [ctypes.c_void_p(t.data_ptr()) for t in (*outputs, x, w, *others)]
     state = ctypes.c_void_p(hints.data_ptr() if hints is not None else 0)
     stream = ctypes.c_void_p(torch.cuda.current_stream(x.device).cuda_stream)
-    launch = getattr(library(plan.numbers[TILE_AT], plan.numbers[ACROSS_AT]), name)
+    launch = getattr(library(plan.kind, plan.numbers[TILE_AT], plan.numbers[ACROSS_AT]), name)
     return int(launch(*pointers, state, (ctypes.c_int64 * len(numbers))(*numbers), stream))
 
 

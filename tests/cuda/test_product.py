@@ -9,7 +9,7 @@ import torch
 from tests.cuda.product_data import EPS, NAMES, data, errors, normal
 from tests.cuda.product_kernels import NOT_COVERED, pair, poisoned, product, run
 
-pytestmark = pytest.mark.usefixtures("hopper")
+pytestmark = pytest.mark.usefixtures("kind")
 
 
 @pytest.mark.parametrize("name", NAMES)

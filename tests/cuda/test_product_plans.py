@@ -11,38 +11,27 @@ import pytest
 import torch
 
 from tests.cuda.harness import GpuProgram
-from tests.cuda.product_kernels import ARCH, SOURCE, VARIANTS, defines, plan_of
-
-# The program's buffers are results first, then what is read, so that the hints come last; None are taken where a second
-# launch would find other ones than the first.
-EXPORTS = """
-MN_EXPORT int plain_alone(void* y, const void* x, const void* w, const int64_t* plan, mn::queue queue) {
-  return plain(y, x, w, nullptr, plan, queue);
-}
-MN_EXPORT int sums(void* y, const void* x, const void* w, const void* b, const void* hints, const int64_t* plan,
-                   mn::queue queue) {
-  return sigmoid_sum(y, x, w, b, const_cast<void*>(hints), plan, queue);
-}
-MN_EXPORT int pairs(void* y, void* z, const void* x, const void* w, const void* b, const void* r, const int64_t* plan,
-                    mn::queue queue) {
-  return two(y, z, x, w, b, r, nullptr, plan, queue);
-}
-"""
-
+from tests.cuda.product_kernels import EXPORTS, SOURCE, VARIANTS, WAYS, covered, defines, plan_of
 
 @pytest.fixture(autouse=True)
-def hopper() -> None:
-    if torch.cuda.get_device_capability() != (9, 0):
-        pytest.skip("these products are for compute capability 9.0")
+def seeded() -> None:
     torch.manual_seed(3)
 
 
 @pytest.fixture(scope="module")
-def program() -> Iterator[Callable[[int, int], GpuProgram]]:
+def program() -> Iterator[Callable[[str, int, int], GpuProgram]]:
+    capability = torch.cuda.get_device_capability()
+    here = [variant for variant in VARIANTS if covered(variant[0], capability)]
     with ThreadPoolExecutor() as pool:
-        made = pool.map(lambda variant: GpuProgram(SOURCE + EXPORTS, defines(*variant), ARCH), VARIANTS)
-        running = dict(zip(VARIANTS, made, strict=True))
-    yield lambda tile, across: running[tile, across]
+        made = pool.map(lambda variant: GpuProgram(SOURCE + EXPORTS, defines(*variant), WAYS[variant[0]].arch), here)
+        running = dict(zip(here, made, strict=True))
+
+    def get(*variant: object) -> GpuProgram:
+        if variant not in running:
+            pytest.skip(f"{variant[0]} is not for this GPU")
+        return running[variant]
+
+    yield get
     for each in running.values():
         each.close()
 
@@ -54,31 +43,32 @@ def weight(n: int, k: int, across: int) -> torch.Tensor:
     return w.t() if across else w
 
 
-@pytest.mark.parametrize(("tile", "across"), VARIANTS)
+@pytest.mark.parametrize(("kind", "tile", "across"), VARIANTS)
 @pytest.mark.parametrize(
     ("m", "n", "k", "splits"), [(1, 1, 4, 1), (20, 130, 64, 1), (130, 300, 200, 2), (17, 700, 33, 1)]
 )
-def test_a_product(program, tile, across, m, n, k, splits):
+def test_a_product(program, kind, tile, across, m, n, k, splits):
     x, w, y = torch.randn(m, k), weight(n, k, across), torch.empty(m, n)
-    program(tile, across).launch("plain_alone", [y], [x, w], plan_of([y], x, w, [], tile, splits))
+    program(kind, tile, across).launch("plain_alone", [y], [x, w], plan_of([y], x, w, [], tile, splits, kind))
     torch.testing.assert_close(y, x @ w.T, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize(("tile", "across"), VARIANTS)
+@pytest.mark.parametrize(("kind", "tile", "across"), VARIANTS)
 @pytest.mark.parametrize(("m", "n", "k", "splits"), [(3, 130, 64, 1), (150, 1000, 1030, 3)])
-def test_a_reduction_of_rows(program, tile, across, m, n, k, splits):
+def test_a_reduction_of_rows(program, kind, tile, across, m, n, k, splits):
     x, bias, y = torch.randn(m, k), torch.randn(n), torch.empty(m)
     w = weight(n, k, across).mul_(k**-0.5)
-    plan = plan_of([y], x, w, [bias], tile, splits)
-    program(tile, across).launch("sums", [y], [x, w, bias, w.abs().amax(1)], plan)
+    plan = plan_of([y], x, w, [bias], tile, splits, kind)
+    program(kind, tile, across).launch("sums", [y], [x, w, bias, w.abs().amax(1)], plan)
     torch.testing.assert_close(y, torch.sigmoid(x @ w.T + bias).mean(1))
 
 
-@pytest.mark.parametrize(("tile", "across"), VARIANTS)
-def test_several_results_and_values_that_are_summed_again(program, tile, across):
+@pytest.mark.parametrize(("kind", "tile", "across"), VARIANTS)
+def test_several_results_and_values_that_are_summed_again(program, kind, tile, across):
     m, n, k = 30, 200, 100
     x, w, bias, factor = torch.randn(m, k), weight(n, k, across), torch.randn(n), torch.randn(m, n).half()
     x[3, 5], w[140, 7] = float("inf"), float("nan")
     y, z = torch.empty(n, m).T, torch.empty(m, n, dtype=torch.float16)
-    program(tile, across).launch("pairs", [y, z], [x, w, bias, factor], plan_of([y, z], x, w, [bias, factor], tile, 2))
+    plan = plan_of([y, z], x, w, [bias, factor], tile, 2, kind)
+    program(kind, tile, across).launch("pairs", [y, z], [x, w, bias, factor], plan)
     torch.testing.assert_close(y, x @ w.T + bias, rtol=1e-5, atol=1e-4, equal_nan=True)

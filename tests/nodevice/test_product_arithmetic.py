@@ -1,107 +1,16 @@
-"""The arithmetic of products on tensor cores (device/cuda/product_*.cuh), in a model of the tensor core.
-
-The model is the published one of Hopper's: the products of 16 halves and the sum so far are aligned to the largest
-exponent among them, cut off 25 bits below it, added exactly, and cut off to fp32. The order of splits, products and
-additions is the kernel's; the sizes in it are read from the headers.
-"""
+"""The arithmetic of products on tensor cores against float64, and the layouts that the kernels share."""
 
 import math
-import re
 
 import numpy as np
 import pytest
 
 from modelnew.runtime import plan_product
-from tests.builds import DEVICE
+from tests.product_model import AMPERE, BLOCK, EPS, GROUP, HEADER, HOPPER, fp32_product, kernel_product, places
+from tests.product_model import scaled_halves, tensor_core
 
-EPS = 2.0**-23
-HEADERS = [
-    DEVICE / "cuda" / name for name in ("product_split.cuh", "product_sums.cuh", "product_sm90.cuh", "product.cuh")
-]
 ROWS = COLUMNS = 8
-
-
-def constants():
-    """The headers' constants, by name."""
-    text = "".join(header.read_text() for header in HEADERS)
-    values = {}
-    for declared in re.findall(r"^inline constexpr int (\w+ = [^;]*);", text, re.MULTILINE):
-        for name, value in re.findall(r"(\w+) = ([^,]+)", declared):
-            values[name] = eval(value, {}, values)
-    return values
-
-
-HEADER = constants()
-GROUP = HEADER["product_group"]
-LONG_SUM = HEADER["long_sum"]  # from there on fp32 additions come every second block, where k is not split
-BLOCK = HEADER["groups_per_block"]  # groups
-
-
-def exponents(values):
-    return np.frexp(values)[1]
-
-
-def tensor_core(total, a, b):
-    """total[m, n] + sum over the last dim of a[m, 16] · b[n, 16]."""
-    terms = a[:, None, :] * b[None, :, :]  # exact in float64
-    heights = np.where(terms == 0, -1000, exponents(a)[:, None, :] + exponents(b)[None, :, :] - 1)
-    top = np.maximum(heights.max(2), np.where(total == 0, -1000, exponents(total)))
-    unit = np.ldexp(1.0, np.maximum(top - 1 - 25, -900))
-    whole = np.trunc(terms / unit[:, :, None]).sum(2) + np.trunc(total / unit)
-    result = whole * unit
-    fraction = np.ldexp(1.0, exponents(result) - 24)
-    return np.where(result == 0, 0.0, np.trunc(result / fraction) * fraction)
-
-
-def scaled_halves(rows):
-    """Each row by a power of two to [2^14, 2^15), as high and low halves; and that power."""
-    largest = np.abs(rows).max(1, keepdims=True)
-    unit = np.where(largest == 0, 1.0, np.ldexp(1.0, exponents(largest) - 15))
-    scaled = rows / unit
-    high = scaled.astype(np.float16).astype(np.float64)
-    return high, (scaled - high).astype(np.float16).astype(np.float64), unit
-
-
-def too_wide(rows, unit):
-    """Rows with too many elements that keep few bits: the kernel sums those in fp32."""
-    size = np.abs(rows / unit)
-    small, large = ((size > 0) & (size < 0.125)).sum(1), (size >= 32).sum(1)
-    return small * 64 > large
-
-
-def places(step):
-    """Which elements of a group the product `step` of 16 takes, in the order of its fragments' positions."""
-    return [8 * q + 4 * step + 2 * h + e for h in range(2) for q in range(4) for e in range(2)]
-
-
-def kernel_product(x, w):
-    """x[m, k] · w[n, k] in fp32 as the kernel computes it."""
-    k = -(-x.shape[1] // (BLOCK * GROUP)) * BLOCK * GROUP
-    x, w = (np.pad(t.astype(np.float64), ((0, 0), (0, k - t.shape[1]))) for t in (x, w))
-    (x_high, x_low, x_unit), (w_high, w_low, w_unit) = scaled_halves(x), scaled_halves(w)
-    total = np.zeros((len(x), len(w)), np.float32)
-    sums = np.zeros((len(x), len(w)))
-    for group in range(k // GROUP):
-        steps = [[GROUP * group + place for place in places(step)] for step in range(2)]
-        for at in steps:
-            sums = tensor_core(sums, x_high[:, at], w_low[:, at])
-            sums = tensor_core(sums, x_low[:, at], w_high[:, at])
-        for at in steps:
-            sums = tensor_core(sums, x_high[:, at], w_high[:, at])
-        if k < LONG_SUM or group % (2 * BLOCK) == 2 * BLOCK - 1 or group + 1 == k // GROUP:
-            total = total + sums.astype(np.float32)
-            sums = np.zeros_like(sums)
-    y = total * x_unit.astype(np.float32) * w_unit.T.astype(np.float32)
-    plainly = too_wide(x, x_unit)[:, None] | too_wide(w, w_unit)
-    return np.where(plainly, fp32_product(x, w), y)
-
-
-def fp32_product(x, w):
-    """One multiplication and addition after the other, as a plain fp32 product sums."""
-    total = np.zeros((len(x), len(w)), np.float32)
-    for k in range(x.shape[1]):
-        total = (total + np.outer(x[:, k].astype(np.float64), w[:, k])).astype(np.float32)
-    return total
+CORES = pytest.mark.parametrize("core", [HOPPER, AMPERE], ids=["hopper", "ampere"])
 
 
 def data(name, k, random):
@@ -138,18 +47,20 @@ def errors(y, x, w):
 
 @pytest.mark.parametrize("name", ["uniform", "normal", "positive", "wide", "cancelling", "rows"])
 @pytest.mark.parametrize("k", [1, 3, 16, 33, 100, 1000, 4096])
-def test_errors_are_those_of_fp32(name, k):
+@CORES
+def test_errors_are_those_of_fp32(core, name, k):
     x, w = data(name, k, np.random.default_rng(k))
-    ours, theirs = errors(kernel_product(x, w), x, w), errors(fp32_product(x, w), x, w)
+    ours, theirs = errors(kernel_product(x, w, core), x, w), errors(fp32_product(x, w), x, w)
     # Each operand keeps 22 bits and the product of the low halves is left out: at most 4 eps of a term.
     assert ours[0] <= max(theirs[0], 4 * EPS)
     assert ours[1] <= max(theirs[1], EPS)
 
 
 @pytest.mark.parametrize("name", ["normal", "positive"])
-def test_long_sums_are_no_worse_than_those_of_fp32(name):
+@CORES
+def test_long_sums_are_no_worse_than_those_of_fp32(core, name):
     x, w = data(name, 65536, np.random.default_rng(1))
-    ours, theirs = errors(kernel_product(x, w), x, w), errors(fp32_product(x, w), x, w)
+    ours, theirs = errors(kernel_product(x, w, core), x, w), errors(fp32_product(x, w), x, w)
     assert ours[0] <= theirs[0]
     assert ours[1] <= theirs[1]
 
@@ -161,7 +72,7 @@ def test_longer_sums_in_the_tensor_core_would_show():
     w_high, _, w_unit = scaled_halves(w)
     sums = np.zeros((ROWS, COLUMNS))
     for first in range(0, 4096, 16):
-        sums = tensor_core(sums, x_high[:, first : first + 16], w_high[:, first : first + 16])
+        sums = tensor_core(HOPPER, sums, x_high[:, first : first + 16], w_high[:, first : first + 16])
     kept = errors(sums * unit * w_unit.T, (x_high * unit).astype(np.float32), (w_high * w_unit).astype(np.float32))
     assert kept[1] > 20 * errors(kernel_product(x, w), x, w)[1]
 

@@ -18,7 +18,7 @@ from modelnew.runtime.product import onednn_linear
 class Kernels:
     """All kernels of a file, as attributes, and the libraries that they are built into when first called.
 
-    `sources`: target ("cpu", "cuda") → C++ text. `working`: dtypes that T may stand for; a library is built for each that is met.
+    `sources`: target ("cpu", "cuda"), or kernel of products → C++ text. `working`: dtypes that T may stand for; a library is built for each that is met.
     """
 
     def __init__(
@@ -73,12 +73,12 @@ class Kernels:
             self.libraries[(target, scalar)] = found
         return found
 
-    def products(self, batch_tile: int, across: bool) -> ctypes.CDLL:
-        """The kernels that take in a product, for batches of this tile, and weights that are contiguous along n (`across`)
-        or k: most of a build's time goes into one."""
+    def products(self, kind: str, batch_tile: int, across: bool) -> ctypes.CDLL:
+        """The kernels of this kind that take in a product, for batches of this tile, and weights that are contiguous along n
+        (`across`) or k: most of a build's time goes into one."""
         defines = ("MN_T=float", f"MN_BATCH_TILE={batch_tile}", *(("MN_WEIGHT_ACROSS=1",) if across else ()))
-        key = ("product", " ".join(defines))
+        key = (kind, " ".join(defines))
         found = self.libraries.get(key)
         if found is None:
-            found = self.libraries[key] = build(self.name + "_product", self.sources["product"], "cuda", defines)
+            found = self.libraries[key] = build(f"{self.name}_{kind}", self.sources[kind], "cuda", defines)
         return found

@@ -11,7 +11,7 @@ import torch
 
 from modelnew.runtime.call import Made, queue_of, with_workspace
 from modelnew.runtime.launch import Kernel, card_of, dtype_of
-from modelnew.runtime.plan_product import ACROSS_AT, TILE_AT, plan_product
+from modelnew.runtime.plan_product import ACROSS_AT, AMPERE, TILE_AT, plan_product
 from modelnew.runtime.product import NOT_COVERED, Hints, collapsed_stride, factors_of, fp32_is_asked_for
 
 
@@ -82,10 +82,11 @@ class ProductKernel(Kernel):
             if pitch is None:
                 return None
             pairs.append((pitch, last))
-        plan = plan_product(factors, pairs, card_of(x.device), bool(self.reduced), self.alone)
+        unmeasured = AMPERE in self.owner.sources
+        plan = plan_product(factors, pairs, card_of(x.device), bool(self.reduced), self.alone, unmeasured)
         if plan is None:
             return None
-        library = self.owner.products(plan.numbers[TILE_AT], plan.numbers[ACROSS_AT] != 0)
+        library = self.owner.products(plan.kind, plan.numbers[TILE_AT], plan.numbers[ACROSS_AT] != 0)
         function = getattr(library, "launch_" + self.name + "_product")
         function.argtypes = [ctypes.c_void_p] * (len(self.inputs) + 4) + [ctypes.c_int64]
         function.restype = ctypes.c_int

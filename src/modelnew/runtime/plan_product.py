@@ -1,7 +1,7 @@
 """When a matrix product and what follows it are one kernel on a CUDA device, and how that one is launched.
 
 Carried by every optimised file, so: standard library only, Python 3.9.
-The numbers are what `device/cuda/product.cuh` reads.
+The numbers are what `device/cuda/product_launch.cuh` reads.
 """
 
 from typing import NamedTuple, Optional
@@ -13,10 +13,13 @@ _FLOAT = 4
 _VECTOR = 16  # bytes that a row of the weight begins at a multiple of
 _LEAST_TIME = 20  # microseconds; what the library does in less, it does while the host prepares a launch
 BATCH_TILES = (16, 64, 128)  # rows of x per block
+HOPPER, AMPERE = "product", "product_ampere"  # the kernels: by the instructions of 9.0 alone, and of 8.0 and later
+AMPERE_TILES = (16, 64)  # more sums would not fit in a block's registers
+_AMPERE_S = (8, 12)  # major compute capabilities whose devices multiply by Ampere's instructions, where that is asked for
 ACROSS_AT, TILE_AT, STRIDES_AT = 0, 5, 13  # in the numbers
 _LARGEST = 1 << 30  # of m, n and k
 
-# What the kernel is made of; device/cuda/product_sums.cuh has the same numbers.
+# What the kernel is made of; device/cuda/product_units.cuh has the same numbers.
 ROWS_PER_BLOCK = 128  # of the weight
 K_BLOCK = 64
 CLUSTER = 2  # blocks that share x
@@ -49,22 +52,32 @@ class Factors(NamedTuple):
 
 
 def plan_product(
-    factors: Factors, strides: "list[tuple[int, int]]", device: Device, reduces: bool = False, alone: bool = False
+    factors: Factors,
+    strides: "list[tuple[int, int]]",
+    device: Device,
+    reduces: bool = False,
+    alone: bool = False,
+    unmeasured: bool = False,
 ) -> Optional[Plan]:
     """`strides`: of the outputs and the other operands along m and n, outputs first; the first is the only output.
-    `reduces`: along n. `alone`: nothing comes after the product but what the library's does as well.
+    `reduces`: along n. `alone`: nothing comes after the product but what the library's does as well. `unmeasured`: also on
+    devices for which nobody knows whether the library is faster.
 
     None where the library's product is taken.
     """
     m, n, k, _, w = factors
     lies_well = min(w) == 1 and w[across(factors)] * _FLOAT % _VECTOR == 0
-    if device.capability != (9, 0) or not lies_well or max(m, n, k) > _LARGEST:
+    if m == 1 or not lies_well or max(m, n, k) > _LARGEST:  # one row is read at memory's speed by the library too
         return None
-    theirs = library_time(factors, alone)
-    ours, tile, splits = choose(factors, reduces, device)
-    if m == 1 or theirs < _LEAST_TIME or theirs < ours:  # one row is read at memory's speed by the library too
-        return None
-    return launch_of(factors, strides, device, reduces, tile, splits)
+    if device.capability == (9, 0):
+        theirs = library_time(factors, alone)
+        ours, tile, splits = choose(factors, reduces, device)
+        if theirs < _LEAST_TIME or theirs < ours:
+            return None
+        return launch_of(factors, strides, device, reduces, tile, splits)
+    if unmeasured and device.capability[0] in _AMPERE_S:
+        return launch_of(factors, strides, device, reduces, *spread(factors, device), kind=AMPERE)
+    return None
 
 
 def across(factors: Factors) -> int:
@@ -73,7 +86,13 @@ def across(factors: Factors) -> int:
 
 
 def launch_of(
-    factors: Factors, strides: "list[tuple[int, int]]", device: Device, reduces: bool, tile: int, splits: int
+    factors: Factors,
+    strides: "list[tuple[int, int]]",
+    device: Device,
+    reduces: bool,
+    tile: int,
+    splits: int,
+    kind: str = HOPPER,
 ) -> Plan:
     """The plan of a launch with `tile` rows of x per block and k in `splits` parts, or as many as it has steps."""
     m, n, k, x, w = factors
@@ -83,7 +102,7 @@ def launch_of(
     for pair in (strides[0], x, w, *strides[1:]):
         numbers += pair
     why = f"{m} x {n} products over {k} on tensor cores, split in halves for fp32 accuracy"
-    return Plan("product", tuple(numbers), why, workspace)
+    return Plan(kind, tuple(numbers), why, workspace)
 
 
 def choose(
@@ -93,9 +112,20 @@ def choose(
     m = factors.m
     few = m <= 16 or (m <= 256 and factors.n * factors.k < 1 << 24)  # tiles of them do not read a large weight again
     suited = [tile for tile in tiles if (few if tile == 16 else 3 * m > tile)] or list(tiles)
-    blocks = _tiles(factors.k, K_BLOCK)
-    splits = [parts for parts in _SPLITS if parts == 1 or parts * 4 <= blocks]
-    return min((our_time(factors, tile, parts, reduces, device), tile, parts) for tile in suited for parts in splits)
+    return min((our_time(factors, t, parts, reduces, device), t, parts) for t in suited for parts in _parts_of(factors.k))
+
+
+def spread(factors: Factors, device: Device) -> "tuple[int, int]":
+    """A tile and a number of parts of k for Ampere's kernel, of which nothing has been measured: as few as give every SM
+    a block."""
+    tile = AMPERE_TILES[0] if factors.m <= AMPERE_TILES[0] else AMPERE_TILES[1]
+    blocks = _tiles(factors.n, ROWS_PER_BLOCK) * _tiles(factors.m, tile)
+    parts = _parts_of(factors.k)
+    return tile, next((some for some in parts if some * blocks >= device.sms), parts[-1])
+
+
+def _parts_of(k: int) -> "list[int]":
+    return [parts for parts in _SPLITS if parts == 1 or parts * 4 <= _tiles(k, K_BLOCK)]
 
 
 def our_time(factors: Factors, tile: int, splits: int, reduces: bool, device: Device) -> float:

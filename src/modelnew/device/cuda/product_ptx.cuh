@@ -96,14 +96,7 @@ MN_FN void give_registers() {
   MN_SM90A("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers));
 }
 
-// Among `threads` threads of the block.
-MN_FN void barrier_among(int name, int threads) {
-  MN_SM90A("bar.sync %0, %1;" ::"r"(name), "r"(threads) : "memory");
-}
-
-// A kernel may start while the one before it still runs, once all blocks of that one have said so; what that one has
-// written is there after the wait.
-MN_FN void let_next_kernel_start() { MN_SM90A("griddepcontrol.launch_dependents;" ::: "memory"); }
+// What the kernel before this one has written, where this one was started early, is there after the wait.
 MN_FN void wait_for_kernel_before() { MN_SM90A("griddepcontrol.wait;" ::: "memory"); }
 
 // Where the second operand of a product begins: rows of 128 bytes, swizzled by 128 bytes, 8 rows after each other.

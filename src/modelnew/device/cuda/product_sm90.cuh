@@ -1,192 +1,25 @@
-// A product's kernel: sums, those that cannot be relied on once more, parts of k put together, and their way out.
+// The product's kernel on Hopper: one warpgroup brings, two work.
 #pragma once
 
+#include "cuda/product_finish.cuh"
 #include "cuda/product_sums.cuh"
 
 namespace mn {
 
-// Sums of `Group` columns for a thread's two rows, in plain fp32: sums of pieces, so that they err little.
-template <int Group, int N, class Outs, class Ins>
-MN_FN void sum_columns(const product_operands<Outs, Ins>& o, int64_t k, const held_sums<N>& s, int first,
-                       float (&sums)[2 * Group]) {
-  constexpr int operand = Outs::size, piece = 128;
-  const auto* x = o.at.template input<0>();
-  const float* w = o.at.template input<1>();
-  int64_t offset[Group];
-#pragma unroll
-  for (int c = 0; c < Group; ++c) {
-    const int m = s.column + held_column(first + c);
-    offset[c] = int64_t(m < s.columns ? m : s.columns - 1) * o.stride[operand][0];  // columns outside are not used
-  }
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const int64_t n = s.row + 8 * r < s.rows ? s.row + 8 * r : s.rows - 1;
-    const float* row = w + n * o.stride[operand + 1][0];
-    const int64_t step = o.stride[operand + 1][1];
-#pragma unroll
-    for (int c = 0; c < Group; ++c) sums[2 * c + r] = 0.0f;
-#pragma unroll 1
-    for (int64_t first_k = 0; first_k < k; first_k += piece) {
-      const int64_t end = first_k + piece < k ? first_k + piece : k;
-      float part[Group] = {};
-#pragma unroll 4
-      for (int64_t i = first_k; i < end; ++i) {
-        const float factor = row[i * step];
-#pragma unroll
-        for (int c = 0; c < Group; ++c)
-          part[c] = fmaf(factor, to_compute(load_one(x + offset[c] + i * o.stride[operand][1])), part[c]);
-      }
-#pragma unroll
-      for (int c = 0; c < Group; ++c) sums[2 * c + r] += part[c];
-    }
-  }
-}
-
-// The same sums in plain fp32, where they cannot be relied on: infinities, NaN, rows whose scale is not what it was.
-// `bad`: a bit for each column of the thread, for either of its rows.
-template <int N, class Outs, class Ins>
-MN_FN void sum_again(const product_operands<Outs, Ins>& o, int64_t k, const held_sums<N>& s, uint32_t bad) {
-  constexpr int group = N < 8 ? N : 8;
-#pragma unroll 1
-  for (int first = 0; first < N; first += group) {
-    if ((bad >> first & ((1u << group) - 1)) == 0) continue;
-    float sums[2 * group];
-    sum_columns<group>(o, k, s, first, sums);
-#pragma unroll
-    for (int i = 0; i < N; ++i) {
-      if (i / group * group != first || (bad >> i & 1) == 0) continue;
-      s.at[held_place(i)] = sums[2 * (i % group)];
-      s.at[held_place(i) + 2] = sums[2 * (i % group) + 1];
-    }
-  }
-}
-
-inline constexpr int product_threads = 384, product_workers = 256;
-inline constexpr int worker_barrier = 1;
-
-// Whether this block is the last of `count` to come here: it may read what the others wrote before.
-MN_FN bool comes_last(uint32_t* counter, int count, uint32_t* flag) {
-  sm90::barrier_among(worker_barrier, product_workers);
-  if (threadIdx.x == 0) {
-    __threadfence();
-    *flag = atomicAdd(counter, 1u);
-    __threadfence();
-  }
-  sm90::barrier_among(worker_barrier, product_workers);
-  return *flag + 1 == static_cast<uint32_t>(count);
-}
-
-// Puts the sums of all parts of k together, in their order, in the block that comes last. False: another one does it.
-template <int N>
-MN_FN bool join_parts(const product_shape& s, int64_t tile, int part, uint32_t* flag, float (&total)[N],
-                      float (&largest)[2]) {
-  float* sums = s.sums + (tile * s.splits * (N + 2)) * product_workers + threadIdx.x;
-  float* mine = sums + int64_t(part) * (N + 2) * product_workers;
-#pragma unroll
-  for (int i = 0; i < N; ++i) __stcg(mine + i * product_workers, total[i]);
-#pragma unroll
-  for (int r = 0; r < 2; ++r) __stcg(mine + (N + r) * product_workers, largest[r]);
-  if (!comes_last(s.tile_counters + tile, s.splits, flag)) return false;
-#pragma unroll
-  for (int i = 0; i < N; ++i) total[i] = 0.0f;
-  for (int p = 0; p < s.splits; ++p, sums += (N + 2) * product_workers) {
-#pragma unroll
-    for (int i = 0; i < N; ++i) total[i] += __ldcg(sums + i * product_workers);
-#pragma unroll
-    for (int r = 0; r < 2; ++r) largest[r] = fmaxf(largest[r], __ldcg(sums + (N + r) * product_workers));
-  }
-  return true;
-}
-
-// A bit for each of the thread's columns where its sums cannot be relied on. Notes the rows' largest elements for the
-// next call.
-template <int N>
-MN_FN uint32_t unreliable(const product_shape& s, const product_weight_rows& w, const held_sums<N>& sums, bool notes) {
-  constexpr float least = 2048.0f, most = 65504.0f, largest = 3.402823466e38f;
-  uint32_t bad = 0;
-#pragma unroll
-  for (int i = 0; i < N; ++i) {
-    const bool finite = fabsf(sums.at[held_place(i)]) <= largest && fabsf(sums.at[held_place(i) + 2]) <= largest;
-    bad |= uint32_t(!finite) << i;
-  }
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const float seen = w.largest[r], scaled = seen * w.scale[r];
-    if (seen > 0.0f && !(scaled >= least && scaled < most)) bad = ~0u;
-    const bool known = w.scale[r] > 0.0f && seen > 0.0f && seen <= largest;
-    const bool moved = known && !(scaled >= 16384.0f && scaled < 32768.0f);
-    if (notes && moved && s.hints && sums.row + 8 * r < s.n && threadIdx.x % 4 == 0) s.hints[sums.row + 8 * r] = seen;
-  }
-  return bad;
-}
-
-// The tile's part of a reduction over n, and its end in the block that comes last.
-template <class Body, class Reduce, class Finish, class Outs, class Ins, int N>
-MN_FN void reduce_tile(const product_operands<Outs, Ins>& o, const product_shape& s, const product_unit& u,
-                       const held_sums<N>& sums, unsigned char* scratch, uint32_t* flag) {
-  using value_type = typename Reduce::type;
-  constexpr int columns = 4 * N;
-  value_type* values = reinterpret_cast<value_type*>(scratch);
-  const int warp = threadIdx.x / 32;
-  sm90::barrier_among(worker_barrier, product_workers);  // the last tile's values have been read
-  reduce_sums<Body, Reduce>(o, sums, values + warp * columns);
-  sm90::barrier_among(worker_barrier, product_workers);
-  auto* partials = static_cast<partial_words<value_type>*>(s.partials);
-  const int column = threadIdx.x;
-  const int64_t m0 = int64_t(u.m_tile) * columns;
-  if (column < columns && m0 + column < s.m) {
-    value_type value = values[column];
-#pragma unroll
-    for (int i = 1; i < product_warps; ++i) value = Reduce::combine(value, values[i * columns + column]);
-    partials[(m0 + column) * s.n_tiles + u.n_tile].set(value);
-  }
-  if (!comes_last(s.row_counters + u.m_tile, s.n_tiles, flag)) return;
-  constexpr int each = columns / product_warps;
-  const int64_t first = m0 + warp * each;
-  finish_columns<Reduce, Finish, each>(o, partials + first * s.n_tiles, s.n_tiles, first, s.m, s.n);
-}
+inline constexpr int product_threads = 384;
 
 // Sums and their way out, by two warpgroups.
 template <class Body, class Reduce, class Finish, int Columns, int Cluster, class Outs, class Ins>
 MN_FN void work_on_stages(const product_operands<Outs, Ins>& o, const product_shape& s, unsigned char* shared,
                           product_ring<Columns, Cluster> ring) {
   using layout = product_layout<Columns, Cluster>;
-  constexpr int N = Columns / 4;
   uint32_t* flag = reinterpret_cast<uint32_t*>(shared + layout::flag);
   for (unsigned index = blockIdx.x / Cluster; index < s.units; index += gridDim.x / Cluster) {
-    product_weight_rows w;
-    float total[2 * N];
-    {
-      const product_unit u = unit_at<Cluster>(s, index);
-#pragma unroll
-      for (int r = 0; r < 2; ++r) w.scale[r] = row_of(u) + 8 * r < s.n ? inverse_of(s.w_unit[row_of(u) + 8 * r]) : 1.0f;
-      sum_unit(u, ring, shared, w, total, (u.last - u.first) * product_k_block < long_sum);
-    }
-    // Found again, so that it took no registers till now.
-    const product_unit u = unit_at<Cluster>(s, static_cast<unsigned>(hidden(static_cast<int>(index))));
-    if (u.n_tile >= s.n_tiles) continue;
-    const int column = u.m_tile * Columns + 2 * (threadIdx.x % 4);
-    const held_sums<N> sums = {total, static_cast<int>(row_of(u)), column, static_cast<int>(s.n),
-                               static_cast<int>(s.m)};
-#pragma unroll
-    for (int i = 0; i < N; ++i) {
-      const float x_unit = s.x_unit[column + held_column(i)];  // there are as many as tiles have columns
-      total[held_place(i)] = total[held_place(i)] * inverse_of(w.scale[0]) * x_unit;
-      total[held_place(i) + 2] = total[held_place(i) + 2] * inverse_of(w.scale[1]) * x_unit;
-    }
-#pragma unroll
-    for (int r = 0; r < 2; ++r)
-      for (int d = 1; d < 4; d *= 2) w.largest[r] = fmaxf(w.largest[r], __shfl_xor_sync(0xffffffffu, w.largest[r], d));
-    const int64_t tile = int64_t(u.m_tile) * s.n_tiles + u.n_tile;
-    if (s.splits > 1 && !join_parts(s, tile, u.part, flag, total, w.largest)) continue;
-    const uint32_t bad = unreliable(s, w, sums, u.m_tile == 0);
-    if (bad != 0) sum_again(o, s.k, sums, bad);
-    __syncwarp();
-    if constexpr (std::is_same<Reduce, no_reduction>::value) {
-      store_sums<Body>(o, sums);
-    } else {
-      reduce_tile<Body, Reduce, Finish>(o, s, u, sums, shared + layout::scratch, flag);
-    }
+    const product_unit u = unit_at<Cluster>(s, index);
+    product_weight_rows w(s, u);
+    float total[Columns / 2];
+    sum_unit(u, ring, shared, w, total, (u.last - u.first) * product_k_block < long_sum);
+    finish_unit<Body, Reduce, Finish, Columns, Cluster>(o, s, index, w, total, shared + layout::scratch, flag);
   }
 }
 

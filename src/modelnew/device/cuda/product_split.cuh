@@ -3,9 +3,10 @@
 // The kernel here does it for `x`, once per call, and finds the scales of the weight's rows.
 #pragma once
 
+#include <cuda_fp16.h>
+
 #include "cuda/group.cuh"
 #include "cuda/memory.cuh"
-#include "cuda/product_ptx.cuh"
 
 namespace mn {
 
@@ -260,9 +261,16 @@ MN_FN void find_unit(const product_split<X>& s, int64_t row) {
   if (lane == 0) s.w_unit[row] = unit_from(hint);
 }
 
-template <class X>
-__global__ void __launch_bounds__(split_threads) product_split_rows(const __grid_constant__ product_split<X> s) {
-  sm90::let_next_kernel_start();
+// A kernel may start while the one before it still runs, once all blocks of that one have said so.
+MN_FN void let_next_kernel_start() {
+#if !defined(MN_SIMT) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+template <class X, int BlocksPerSm>
+__global__ void __launch_bounds__(split_threads, BlocksPerSm) product_split_rows(const __grid_constant__ product_split<X> s) {
+  let_next_kernel_start();
   const int64_t thread = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, threads = int64_t(gridDim.x) * blockDim.x;
   for (int64_t i = thread; i < s.counted; i += threads) s.counters[i] = 0;
   const int parts = s.parts, teams = gridDim.x / parts;

@@ -4,29 +4,13 @@
 // added to fp32 registers every 32 along k (128 in long sums): the tensor core truncates, and more would show it.
 #pragma once
 
-#include "cuda/product_epilogue.cuh"
 #include "cuda/product_ptx.cuh"
-#include "cuda/product_split.cuh"
+#include "cuda/product_units.cuh"
 
 namespace mn {
 
-inline constexpr int product_rows_per_block = 128;
-inline constexpr int groups_per_block = 2;  // of 32 along k
-inline constexpr int product_k_block = groups_per_block * product_group;
 inline constexpr int long_sum = 32768;  // along k: fp32's own rounding shows there, and additions every 128 will do
 inline constexpr int groups_per_stage = 2;  // brought at a time: neighbours in memory, which DRAM likes
-
-struct product_shape {
-  int64_t m, n, k;
-  int blocks, n_tiles, m_tiles, splits;  // blocks: of k
-  unsigned units;                        // of work, for a cluster each: neighbouring tiles of n, one of m, a part of k
-  const unsigned char* x;                // in halves
-  const float *x_unit, *w_unit;
-  float* hints;
-  float* sums;                             // of parts of k
-  uint32_t *tile_counters, *row_counters;  // parts that are there; tiles of n that are there
-  void* partials;                          // [m][n_tiles]
-};
 
 template <int Columns, int Cluster>
 struct product_layout {
@@ -44,15 +28,6 @@ struct product_layout {
     return align + scratch + product_warps * Columns * int(sizeof(A));
   }
 };
-template <class Reduce>
-struct reduced_type {
-  using type = typename Reduce::type;
-};
-template <>
-struct reduced_type<no_reduction> {
-  using type = float;
-};
-
 // A position in the ring of stages.
 template <int Columns, int Cluster>
 struct product_ring {
@@ -71,23 +46,6 @@ struct product_ring {
     }
   }
 };
-
-// What a cluster works on.
-struct product_unit {
-  int n_tile, m_tile, part;
-  int first, last;  // blocks of k
-};
-template <int Cluster>
-MN_FN product_unit unit_at(const product_shape& s, unsigned index) {
-  product_unit u;
-  u.part = static_cast<int>(index % unsigned(s.splits));
-  index /= unsigned(s.splits);
-  u.m_tile = static_cast<int>(index % unsigned(s.m_tiles));
-  u.n_tile = static_cast<int>(index / unsigned(s.m_tiles)) * Cluster + static_cast<int>(blockIdx.x % Cluster);
-  u.first = static_cast<int>(int64_t(s.blocks) * u.part / s.splits);
-  u.last = static_cast<int>(int64_t(s.blocks) * (u.part + 1) / s.splits);
-  return u;
-}
 
 template <int Columns, int Cluster>
 MN_FN void bring_stage(const CUtensorMap& w, const unsigned char* x, const product_ring<Columns, Cluster>& ring, int k,
@@ -114,11 +72,6 @@ MN_FN void bring_stage(const CUtensorMap& w, const unsigned char* x, const produ
                                    x + int64_t(k + g) * layout::x_bytes + first, share, ring.full(), keep);
 }
 
-// A thread's first row of the weight in a unit.
-MN_FN int64_t row_of(const product_unit& u) {
-  return int64_t(u.n_tile) * product_rows_per_block + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4;
-}
-
 // Brings what the other warpgroups work on. One thread.
 template <int Columns, int Cluster>
 MN_FN void bring_stages(const CUtensorMap& w, const product_shape& s, product_ring<Columns, Cluster> ring) {
@@ -134,52 +87,10 @@ MN_FN void bring_stages(const CUtensorMap& w, const product_shape& s, product_ri
   }
 }
 
-// A thread's part of the weight's fragments for one group: two products of 16 along k, high and low.
-struct product_fragments {
-  uint32_t high[2][4], low[2][4];
-
-  MN_FN void pin() {
+MN_FN void pin(product_fragments& w) {
 #pragma unroll
-    for (int s = 0; s < 2; ++s) sm90::pin(high[s]), sm90::pin(low[s]);
-  }
-};
-
-// A thread's two rows of the weight: their scales, and the largest magnitudes seen.
-struct product_weight_rows {
-  float scale[2];
-  float largest[2] = {0.0f, 0.0f};
-
-  // The tile lies across: four pieces of 32 rows; in each, `row` runs along 128 bytes, swizzled, and k from those to the next.
-  MN_FN static float4 chunk_across(const unsigned char* w, int k, int row) {
-    const int pair = 2 * (threadIdx.x % 4);
-    const auto at = [&](int i) {
-      const int place = k + pair + i;
-      return *reinterpret_cast<const float*>(w + row / 32 * 4096 + place * 128 + ((row % 32 / 4) ^ (place & 7)) * 16 + row % 4 * 4);
-    };
-    return make_float4(at(0), at(1), at(8), at(9));
-  }
-  MN_FN void split_chunk(const float4& v, int r, uint32_t (&high)[4], uint32_t (&low)[4]) {
-    largest[r] = fmaxf(fmaxf(largest[r], fabsf(v.x)), fmaxf(fabsf(v.y), fmaxf(fabsf(v.z), fabsf(v.w))));
-    const halves2 first = split(v.x * scale[r], v.y * scale[r]), second = split(v.z * scale[r], v.w * scale[r]);
-    high[r] = first.high, high[r + 2] = second.high;
-    low[r] = first.low, low[r + 2] = second.low;
-  }
-  // `w`: the group's tile; rows of 128 bytes whose pieces of 16 are swizzled. No two lanes meet in a bank.
-  MN_FN void split_group(const unsigned char* w, product_fragments& to) {
-    const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4;
-#pragma unroll
-    for (int s = 0; s < 2; ++s) {
-      if constexpr (weight_across) {
-        split_chunk(chunk_across(w, 16 * s, row), 0, to.high[s], to.low[s]);
-        split_chunk(chunk_across(w, 16 * s, row + 8), 1, to.high[s], to.low[s]);
-        continue;
-      }
-      const unsigned char* at = w + row * 128 + ((2 * (lane % 4) + s) ^ (row & 7)) * 16;
-      split_chunk(*reinterpret_cast<const float4*>(at), 0, to.high[s], to.low[s]);
-      split_chunk(*reinterpret_cast<const float4*>(at + 8 * 128), 1, to.high[s], to.low[s]);
-    }
-  }
-};
+  for (int s = 0; s < 2; ++s) sm90::pin(w.high[s]), sm90::pin(w.low[s]);
+}
 
 // The products of a group, whose halves of x are at address `x`. The small ones come first: as long as the sums are
 // small, little is truncated.
@@ -216,7 +127,7 @@ MN_FN void sum_block(float (&sums)[Columns / 2], product_fragments (&w)[2], prod
     }
     sm90::products_wait<0>();
     sm90::pin(sums);
-    w[j % 2].pin();
+    pin(w[j % 2]);
     const bool adds = often || (ends && j + 1 == groups_per_block);
     if (adds) {
 #pragma unroll

@@ -26,6 +26,8 @@ struct alignas(8) float2 {
 struct alignas(16) float4 {
   float x, y, z, w;
 };
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 struct alignas(16) double2 {
   double x, y;
 };
@@ -74,6 +76,13 @@ SIMT_STORE(__stwt)
 #undef SIMT_STORE
 
 inline void __syncthreads() { simt::arrive_and_wait(simt::gpu.current->home->local, simt::gpu.current->home->size); }
+inline int __syncthreads_or(int predicate) {
+  simt::block& home = *simt::gpu.current->home;
+  int& votes = home.votes[home.local.generation];
+  votes |= predicate != 0;
+  __syncthreads();
+  return votes;
+}
 namespace simt {
 inline void named_barrier(int number, int threads) {
   arrive_and_wait(gpu.current->home->named.at(size_t(number)), threads);

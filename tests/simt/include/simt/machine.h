@@ -50,6 +50,7 @@ struct thread {
   int width = warp_size;
   uint64_t result = 0;
   uint64_t completed = 0;  // warp operations done by this lane
+  std::vector<std::vector<std::function<void()>>> copies = {{}};  // that it has started, in groups; the last is open
 };
 
 struct barrier {
@@ -63,6 +64,7 @@ struct block {
   std::vector<block*> cluster;
   barrier* cluster_barrier = nullptr;
   barrier local;
+  std::map<uint64_t, int> votes;  // by how often all have met before
   std::vector<barrier> named = std::vector<barrier>(16);
   int size = 0;
   std::unique_ptr<unsigned char[]> shared;
