@@ -49,7 +49,7 @@ KERNEL(gelu, mn::gelu<T>(x))
 
 PRODUCT = """
 #include "common/math/activations.h"
-#include "cuda/product.cuh"
+#include "cuda/product_hopper.cuh"
 struct gelu_body {
   MN_FN auto operator()(float p, float bias) const { return mn::values(mn::gelu(p + bias)); }
 };

@@ -14,7 +14,7 @@ from tests.builds import DEVICE
 
 EPS = 2.0**-23
 HEADERS = [
-    DEVICE / "cuda" / f"product{name}.cuh" for name in ("_split", "_units", "_sums", "_sm90", "_launch", "")
+    DEVICE / "cuda" / f"product{name}.cuh" for name in ("_split", "_units", "_sums", "_sm90", "_launch", "_hopper")
 ]
 
 

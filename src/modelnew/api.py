@@ -33,7 +33,7 @@ from modelnew.check import check_module, junit
 from modelnew.check.report import Report as CheckReport
 from modelnew.compiler import LiveModule, Program, compile_source, with_products
 from modelnew.delivery import OptimizeResult, deliver
-from modelnew.drafts import Draft, on_tensor_cores
+from modelnew.drafts import Draft, known_precision
 from modelnew.errors import UsageError
 from modelnew.explain import Explanation, work_of
 from modelnew.live import live_origin, load_source, wrap
@@ -76,13 +76,14 @@ def optimize(model: nn.Module, *inputs: object, precision: str = "fp32") -> nn.M
     inputs: positional arguments of forward. Their dtypes, ranks and structure are what the kernels are made for; sizes stay
     open where the model allows it. Whatever the kernels do not cover runs the model's own forward. Kernels are built when
     they are first called. The class's `source` is the text that was written; `state_dict()` is the model's.
-    precision: of fp32 products; "fp32": as accurate as fp32, on tensor cores where that is faster; "ieee": the library's own.
+    precision: of fp32 products; "fp32": as accurate as fp32, on tensor cores where that is faster; "emulated": there also
+    where nobody has timed it, on GPUs of compute capability 8.x and 12.x; "ieee": the library's own.
     Raises CaptureError where the model's graph cannot be read, UnsupportedError for complex, quantised or sparse tensors.
     """
     _require_modules("optimize(model, *inputs)", model)
-    ours = on_tensor_cores(precision)
+    known_precision(precision)
     program = compile_source(LiveModule(model, inputs))
-    program = with_products(program, frozenset(faster_products(program.captured)), ours=ours)
+    program = with_products(program, frozenset(faster_products(program.captured)), precision=precision)
     return wrap(model, load_source(render_file(program, model, live_origin(model)), type(model)))
 
 

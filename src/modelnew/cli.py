@@ -82,7 +82,10 @@ def optimize(
     bench: Annotated[bool, typer.Option("--bench/--no-bench", help="Time it, and keep only what is faster.")] = True,
     precision: Annotated[
         str,
-        typer.Option(metavar="fp32|ieee", help="Of fp32 products: as accurate on tensor cores, or the library's own."),
+        typer.Option(
+            metavar="fp32|emulated|ieee",
+            help="Of fp32 products: as accurate on tensor cores, also untimed, or the library's own.",
+        ),
     ] = "fp32",
     force: Annotated[bool, typer.Option("--force", help="Replace an output that modelnew did not write.")] = False,
     show: Show = None,

@@ -26,12 +26,14 @@ from modelnew.kernel.lower import NoDomain, Types, lower, why_not
 from modelnew.kernel.product import take_product
 from modelnew.render.forward import Forward, ForwardWriter
 from modelnew.render.kernel import render_kernel
+from modelnew.runtime.plan_product import AMPERE, HOPPER
 
 MOST_VARIANT_NODES = 400  # in a larger graph a dtype that runs on fakes do not show is not looked at by another capture
 # attributes of runtime/kernels.py's Kernels, which has a file's kernels by name beside them
 TAKEN = frozenset(
     {"linear", "mm", "onednn_linear", "plain", "with_bias", "calls", "library", "libraries", "products", "name"}
 )
+PRECISIONS = ("fp32", "emulated", "ieee")  # of fp32 products; docs/commands.md says what they mean
 ANY_RANKS = range(6)
 MOST_COMBINED = 4
 
@@ -71,11 +73,19 @@ class Program:
     laid_out: tuple[Lie, ...] | None = None  # per input that is a tensor; None where forward takes no notice of it
     without_grad: bool = False  # forward does otherwise in grad mode, even where there is nothing to record
     any_rank: bool = False
+    unmeasured: bool = False  # products have launches of ours also for devices on which nobody has timed them
 
     @property
     def products(self) -> bool:
         """Whether some of its matrix products have launches of ours."""
         return self.forward.plain_products or any(kernel.product is not None for kernel in self.kernels)
+
+    @property
+    def product_kernels(self) -> tuple[str, ...]:
+        """What products are computed by: names of plan_product.py."""
+        if not self.products:
+            return ()
+        return (HOPPER, AMPERE) if self.unmeasured else (HOPPER,)
 
     @property
     def launches(self) -> bool:
@@ -108,14 +118,15 @@ def compile_source(source: Source, show: Callable[[str, object], None] = lambda 
     return widened
 
 
-def with_products(program: Program, onednn: frozenset[str] = frozenset(), *, ours: bool = True) -> Program:
-    """The program with these linear nodes computed by oneDNN on the CPU. `ours`: products may have launches of ours."""
+def with_products(program: Program, onednn: frozenset[str] = frozenset(), *, precision: str = "fp32") -> Program:
+    """The program with these linear nodes computed by oneDNN on the CPU. `precision`: one of PRECISIONS."""
     kernels, called = program.kernels, program.called
+    ours = precision != "ieee"
     if not ours:
         kernels = tuple(replace(kernel, product=None) for kernel in kernels)
         called = tuple(one._replace(product=None) for one in called)
     forward = ForwardWriter(program.captured, called, onednn, ours=ours).write()
-    return replace(program, kernels=kernels, called=called, forward=forward)
+    return replace(program, kernels=kernels, called=called, forward=forward, unmeasured=precision == "emulated")
 
 
 def without(program: Program, losers: Sequence[Original]) -> Program:

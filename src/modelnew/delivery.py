@@ -78,7 +78,8 @@ def deliver(
 
 
 def _fused(program: Program) -> list[str]:
-    products = ["matrix products run on tensor cores where a GPU of compute capability 9.0 is"]
+    capability = "8.x, 9.0 or 12.x" if program.unmeasured else "9.0"
+    products = [f"matrix products run on tensor cores where a GPU of compute capability {capability} is"]
     products = products if program.forward.plain_products else []
     if not program.kernels:
         return products or ["nothing in this model gains from a kernel of its own: the file runs the original forward"]

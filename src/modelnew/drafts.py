@@ -15,7 +15,7 @@ import modelnew
 from modelnew import reference as reference_file
 from modelnew.bench.kernels import Contest
 from modelnew.bench.products import faster_products
-from modelnew.compiler import Program, compile_source, with_products
+from modelnew.compiler import PRECISIONS, Program, compile_source, with_products
 from modelnew.errors import BuildError, UsageError
 from modelnew.kept import contested, told
 from modelnew.problem import Problem
@@ -23,7 +23,6 @@ from modelnew.progress import Progress
 from modelnew.render.file import Origin, render_file
 from modelnew.runtime.toolchain import BuildFailure, find_tools
 
-PRECISIONS = ("fp32", "ieee")
 PASSES = ("capture", "rewrite", "partition", "lower", "forward", "program")
 
 
@@ -70,7 +69,7 @@ class Draft:
             raise UsageError(
                 f"there is no pass {show!r}", doing="reading --show", hint=f"Choose from {', '.join(PASSES)}, all."
             )
-        self.ours = on_tensor_cores(precision)
+        self.precision = known_precision(precision)
         self.device, self.dtype = device, dtype
         progress(f"reading {path.name}")
         self.problem = Problem.load(path, overrides)
@@ -95,7 +94,7 @@ class Draft:
         if measure and self.device == "cpu":
             progress("measuring products")
             onednn = faster_products(program.captured)
-        program = with_products(program, frozenset(onednn), ours=self.ours)
+        program = with_products(program, frozenset(onednn), precision=self.precision)
         notes = told(contests, onednn)
         text = render_file(program, self._source.abstract()[0], self._origin(notes))
         return Finished(self.problem, program, text, self.shown, contests, notes)
@@ -106,19 +105,19 @@ class Draft:
         settings = [f"--set {name}={shlex.quote(str(value))}" for name, value in problem.overrides.items()]
         options = [*settings, *([f"--dtype {self.dtype}"] if self.dtype else [])]
         command = " ".join(["modelnew optimize", problem.path.name, *options])
-        command += "" if self.ours else " --precision ieee"
+        command += "" if self.precision == "fp32" else f" --precision {self.precision}"
         arguments = (tuple(args), dict(kwargs))
         return Origin(problem.path.name, problem.source, command, modelnew.__version__, arguments, notes=notes)
 
 
-def on_tensor_cores(precision: str) -> bool:
-    """Whether products may run on tensor cores. Raises UsageError for an unknown precision."""
+def known_precision(precision: str) -> str:
+    """One of PRECISIONS. Raises UsageError for another."""
     if precision not in PRECISIONS:
         choice = ", ".join(PRECISIONS)
         raise UsageError(
             f"there is no precision {precision!r}", doing="reading the precision", hint=f"Choose from {choice}."
         )
-    return precision == "fp32"
+    return precision
 
 
 def require_compiler(device: str) -> None:

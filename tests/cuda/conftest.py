@@ -43,7 +43,7 @@ def hopper(in_fp32):
         pytest.skip("these products are for compute capability 9.0")
 
 
-@pytest.fixture(params=product_kernels.WAYS)
+@pytest.fixture(params=product_kernels.TILES)
 def kind(request, monkeypatch, in_fp32):
     """The kernel that products are computed by."""
     if not product_kernels.covered(request.param, torch.cuda.get_device_capability()):

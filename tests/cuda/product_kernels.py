@@ -6,7 +6,6 @@ import ctypes
 import functools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import torch
 
@@ -84,19 +83,8 @@ MN_EXPORT int pairs(void* y, void* z, const void* x, const void* w, const void* 
 NOT_COVERED = -1
 
 
-class Way(NamedTuple):
-    """One of the kernels. arch: what it is compiled for; Ampere's for any GPU from 8.0 on, by the driver."""
-
-    header: str
-    arch: tuple[str, ...]
-    tiles: tuple[int, ...]
-
-
-WAYS = {
-    HOPPER: Way("cuda/product.cuh", ("-gencode=arch=compute_90a,code=sm_90a",), BATCH_TILES),
-    AMPERE: Way("cuda/product_ampere.cuh", ("-gencode=arch=compute_80,code=compute_80",), AMPERE_TILES),
-}
-VARIANTS = tuple((kind, tile, across) for kind, way in WAYS.items() for tile in way.tiles for across in (0, 1))
+TILES = {HOPPER: BATCH_TILES, AMPERE: AMPERE_TILES}
+VARIANTS = tuple((kind, tile, across) for kind, tiles in TILES.items() for tile in tiles for across in (0, 1))
 chosen = HOPPER  # the kernel that `run` takes; the fixture `kind` sets it
 
 
@@ -104,15 +92,21 @@ def covered(kind: str, capability: tuple[int, int]) -> bool:
     return capability == (9, 0) if kind == HOPPER else capability >= (8, 0)
 
 
+def arch(kind: str) -> str:
+    """What a kernel is compiled for: Ampere's for the GPU at hand, of the instructions that 8.0 has."""
+    major, minor = card().capability
+    return "-gencode=arch=" + ("compute_90a,code=sm_90a" if kind == HOPPER else f"compute_80,code=sm_{major}{minor}")
+
+
 @functools.cache
 def library(kind: str, tile: int, across: int) -> ctypes.CDLL:
     """across: 1 for weights that are contiguous along n."""
-    return harness.library(SOURCE, [*WAYS[kind].arch, *(f"-D{define}" for define in defines(kind, tile, across))])
+    return harness.library(SOURCE, [arch(kind), *(f"-D{define}" for define in defines(kind, tile, across))])
 
 
 def defines(kind: str, tile: int, across: int) -> list[str]:
     across_too = ["MN_WEIGHT_ACROSS=1"] if across else []
-    return [f'MN_ENTRY="{WAYS[kind].header}"', f"MN_BATCH_TILE={tile}", *across_too]
+    return [f'MN_ENTRY="cuda/{kind}.cuh"', f"MN_BATCH_TILE={tile}", *across_too]
 
 
 def build_all(kind: str = HOPPER) -> None:
@@ -147,7 +141,7 @@ def plan_of(
     factors = Factors(x.shape[0], w.shape[0], x.shape[1], x.stride(), w.stride())
     reduces = outputs[0].dim() == 1
     strides = [(y.stride(0), 0) if reduces else y.stride() for y in outputs]
-    tiles = WAYS[kind].tiles
+    tiles = TILES[kind]
     wanted = (tile,) if tile in tiles else tiles
     best = choose(factors, reduces, device, wanted)[1:] if kind == HOPPER else spread(factors, device)
     tile, splits = tile if tile in tiles else best[0], splits or best[1]

@@ -1,6 +1,6 @@
 """Products of random shapes and layouts, on every kind of data, beside PyTorch's fp32 product; errors against float64.
 
-    python -m tests.cuda.product_shapes [--shapes 10000] [--seed 1] [--write FILE]
+    python -m tests.cuda.product_shapes [--shapes 10000] [--seed 1] [--kind product_ampere] [--write FILE]
 
 Prints for each kind of data the largest errors, on how many shapes ours was the larger one, and on how many it was so by
 more than the halves alone explain: above 4 eps of the terms' sum, or one eps in the mean. Exits 1 where an error is above
@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 
+from tests.cuda import product_kernels
 from tests.cuda.product_data import EPS, NAMES, data, errors
 from tests.cuda.product_kernels import NOT_COVERED, build_all, poisoned, run
 
@@ -134,11 +135,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kind", choices=product_kernels.TILES, default=product_kernels.HOPPER)
     parser.add_argument("--write", type=Path, help="where the table goes as JSON")
     options = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.manual_seed(options.seed)
-    build_all()
+    product_kernels.chosen = options.kind
+    build_all(options.kind)
     numbers = random.Random(options.seed)
     found, left = [], 0
     while len(found) < options.shapes:

@@ -16,7 +16,7 @@ from modelnew import optimize
 from modelnew.compiler import compile_module, with_products
 from modelnew.render.product import render_product
 from modelnew.runtime.plan_cuda import Device
-from modelnew.runtime.plan_product import ACROSS_AT, STRIDES_AT, TILE_AT, Factors, choose, plan_product
+from modelnew.runtime.plan_product import ACROSS_AT, HOPPER, STRIDES_AT, TILE_AT, Factors, choose, plan_product
 from modelnew.runtime.product import Hints, collapsed_stride, factors_of
 from tests.compile_gate import Case, check
 from tests.compiled import Function
@@ -24,7 +24,7 @@ from tests.examples import load, write
 
 X = torch.randn(6, 10)
 SWEEP = Path(__file__).parents[2] / "benchmarks" / "results" / "product-sweep-nvidia-h200.json"
-HOPPER = Device(index=0, sms=132, capability=(9, 0), shared_per_block=227 << 10, l2_bytes=60 << 20)
+CARD = Device(index=0, sms=132, capability=(9, 0), shared_per_block=227 << 10, l2_bytes=60 << 20)
 
 
 def layers():
@@ -91,13 +91,13 @@ def test_a_linear_layer_alone_has_a_launch_too():
 def test_ieee_leaves_every_product_to_the_library(forward):
     program = compile_module(Function(forward, **layers()), (X,))
     assert program.products
-    theirs = with_products(program, ours=False)
+    theirs = with_products(program, precision="ieee")
     assert not theirs.products
     assert any("torch.nn.functional.linear(" in line for line in theirs.forward.lines())
 
 
 def test_the_launch_is_chosen_for_what_it_covers():
-    def plan(m=128, n=4096, k=4096, w=None, device=HOPPER, alone=True):
+    def plan(m=128, n=4096, k=4096, w=None, device=CARD, alone=True):
         x, weight = torch.empty(m, k, device="meta"), torch.empty(n, k, device="meta")
         factors = factors_of(x, weight if w is None else w(weight))
         return None if factors is None else plan_product(factors, [(1, 0), (0, 1)], device, alone=alone)
@@ -111,7 +111,7 @@ def test_the_launch_is_chosen_for_what_it_covers():
     assert plan(m=5000).numbers[TILE_AT : TILE_AT + 2] == (128, 1)
     assert plan(m=32).numbers[TILE_AT] == 64
     assert plan(m=24, n=2048, k=4096).numbers[TILE_AT] == 16  # more blocks than with larger tiles
-    assert plan(device=HOPPER._replace(capability=(8, 0))) is None
+    assert plan(device=CARD._replace(capability=(8, 0))) is None
     assert plan(m=2, n=64, k=64) is None  # too little to do
     assert plan(m=1) is None  # the library reads the weight as fast
     assert plan(m=4096, n=512, k=512) is None  # what the library is as fast at
@@ -129,9 +129,9 @@ def test_the_launch_is_chosen_where_it_was_measured_to_be_faster():
         factors = Factors(*row["sizes"], (row["sizes"][2], 1), (row["sizes"][2], 1))
         plain = min(row["library"], row["library, no bias"])
         for kind, theirs in (("rows reduced", plain + row["a kernel after it"]), ("stored", plain)):
-            _, tile, splits = choose(factors, kind == "rows reduced", HOPPER)
+            _, tile, splits = choose(factors, kind == "rows reduced", CARD)
             time = row[kind][f"{tile},{splits}"]
-            if plan_product(factors, [(1, 0)], HOPPER, kind == "rows reduced", kind == "stored") is not None:
+            if plan_product(factors, [(1, 0)], CARD, kind == "rows reduced", kind == "stored") is not None:
                 ratios.append(theirs / time)
                 regrets.append(time / min(row[kind].values()))
     assert len(ratios) > 200
@@ -201,6 +201,6 @@ def test_a_linear_layer_of_nothing_goes_to_the_library(monkeypatch):
 def test_the_launch_compiles_without_spills(tmp_path):
     kernels = load(write("linear_sigmoid_sum", tmp_path))["ModelNew"].kernels
     tiles = ("16", "64", "128")
-    text = kernels.sources["product"]
+    text = kernels.sources[HOPPER]
     cases = [Case(f"tile of {t}", text, ("MN_T=float", f"MN_BATCH_TILE={t}"), ("sm_90a",)) for t in tiles]
     assert [f"{c.case}: {said}" for c in check(cases, ("sm_90a",)) for said in c.complaints] == []

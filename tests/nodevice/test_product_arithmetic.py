@@ -6,8 +6,19 @@ import numpy as np
 import pytest
 
 from modelnew.runtime import plan_product
-from tests.product_model import AMPERE, BLOCK, EPS, GROUP, HEADER, HOPPER, fp32_product, kernel_product, places
-from tests.product_model import scaled_halves, tensor_core
+from tests.product_model import (
+    AMPERE,
+    BLOCK,
+    EPS,
+    GROUP,
+    HEADER,
+    HOPPER,
+    fp32_product,
+    kernel_product,
+    places,
+    scaled_halves,
+    tensor_core,
+)
 
 ROWS = COLUMNS = 8
 CORES = pytest.mark.parametrize("core", [HOPPER, AMPERE], ids=["hopper", "ampere"])

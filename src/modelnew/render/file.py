@@ -29,6 +29,11 @@ PRODUCT_NUMERICS = (
     "On GPUs of compute capability 9.0 fp32 products run on tensor cores, each factor split in two fp16 halves: as accurate",
     "as fp32. Where PyTorch is allowed TF32, and on other devices, the library computes them.",
 )
+EVERYWHERE = (
+    "On GPUs of compute capability 8.x, 9.0 and 12.x fp32 products run on tensor cores, each factor split in two fp16 halves:",
+    "as accurate as fp32, by its arithmetic; on 8.x and 12.x it was never run, nor timed. Where PyTorch is allowed TF32, and on",
+    "other devices, the library computes them.",
+)
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ def _header(program: Program, origin: Origin) -> str:
         f"T may be {dtypes}.",
         "fp16, bf16 and fp32 compute in fp32, fp64 in fp64; results round to nearest even; functions are within 2 ulp (fp32);",
         "reductions have a fixed order, so the same input gives the same bits.",
-        *(PRODUCT_NUMERICS if program.products else ()),
+        *((EVERYWHERE if program.unmeasured else PRODUCT_NUMERICS) if program.products else ()),
         "Whatever the kernels do not cover runs the original forward: other dtypes, ranks or modes, autograd that is recording,",
         "autocast, tracing, and a Model that is constructed with other arguments.",
         *origin.notes,
@@ -149,7 +154,7 @@ def _kernels(program: Program) -> str:
 def _libraries(program: Program) -> str:
     texts = [
         f'LIBRARY["{part}"] = r"""\n{text}"""\n'
-        for part, text in libraries(program.kernels, products=program.products).items()
+        for part, text in libraries(program.kernels, products=program.product_kernels).items()
     ]
     return "\n".join(["LIBRARY = {}", "", *texts])
 
@@ -229,7 +234,10 @@ def _wiring(program: Program, model: nn.Module, origin: Origin, public: dict[str
             f"        {', '.join(more)},",
             "    ),",
         ]
-    product = '        "product": LIBRARY["common"] + LIBRARY["cuda"] + LIBRARY["product"] + PRODUCTS,'
+    products = [
+        f'        "{kind}": LIBRARY["common"] + LIBRARY["cuda"] + LIBRARY["product"] + LIBRARY["{kind}"] + PRODUCTS,'
+        for kind in program.product_kernels
+    ]
     name = "".join(c if c.isalnum() else "_" for c in origin.name.removesuffix(".py")) or "model"
     return "\n".join(
         [
@@ -243,7 +251,7 @@ def _wiring(program: Program, model: nn.Module, origin: Origin, public: dict[str
             "    {",
             '        "cpu": LIBRARY["common"] + LIBRARY["cpu"] + KERNELS,',
             '        "cuda": LIBRARY["common"] + LIBRARY["cuda"] + KERNELS,',
-            *([product] if program.products else []),
+            *products,
             "    },",
             f"    {dtypes},",
             "    SPECS,",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.resources import files
 
@@ -17,14 +17,14 @@ ENTRY = {
     ("cuda", "pointwise"): "cuda/pointwise.cuh",
     ("cuda", "row program"): "cuda/rows.cuh",
 }
-PRODUCT = "cuda/product.cuh"
+PRODUCTS = {kind: f"cuda/{kind}.cuh" for kind in ("product_hopper", "product_ampere")}
 TARGETS = ("cpu", "cuda")
 
 
-def libraries(kernels: Iterable[Kernel], *, products: bool) -> dict[str, str]:
+def libraries(kernels: Iterable[Kernel], *, products: Sequence[str]) -> dict[str, str]:
     """ "common" → what both targets share, and per target its own part; a target's text is common + its own.
 
-    "product" → what CUDA's products need besides, where there are `products`.
+    products: of PRODUCTS, the kernels that CUDA's products have; "product" → what these need besides, and for each its own.
     """
     kernels = list(kernels)
     found = {target: _headers(target, kernels) for target in TARGETS}
@@ -37,10 +37,20 @@ def libraries(kernels: Iterable[Kernel], *, products: bool) -> dict[str, str]:
         own = [(name, text) for name, text in headers.items() if name not in common]
         texts[target] = _text(sorted(included - set(system)), own)
     if products:
-        headers, included = dict(found["cuda"][0]), set(found["cuda"][1])
-        _expand(PRODUCT, headers, included, set())
-        own = [(name, text) for name, text in headers.items() if name not in found["cuda"][0]]
-        texts["product"] = _text(sorted(included - found["cuda"][1]), own)
+        texts |= _products(products, *found["cuda"])
+    return texts
+
+
+def _products(kinds: Sequence[str], cuda: dict[str, str], cuda_system: set[str]) -> dict[str, str]:
+    found = {kind: (dict(cuda), set(cuda_system)) for kind in PRODUCTS}
+    for kind, (headers, included) in found.items():
+        _expand(PRODUCTS[kind], headers, included, set())
+    system = set.intersection(*(included for _, included in found.values()))
+    shared = {n: t for n, t in found[kinds[0]][0].items() if all(n in headers for headers, _ in found.values())}
+    texts = {"product": _text(sorted(system - cuda_system), [(n, t) for n, t in shared.items() if n not in cuda])}
+    for kind in kinds:
+        headers, included = found[kind]
+        texts[kind] = _text(sorted(included - system), [(n, t) for n, t in headers.items() if n not in shared])
     return texts
 
 

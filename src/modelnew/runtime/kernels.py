@@ -12,6 +12,7 @@ import torch
 from modelnew.runtime.build import build
 from modelnew.runtime.launch import SCALARS, Kernel, Operand
 from modelnew.runtime.launch_product import ProductKernel
+from modelnew.runtime.plan_product import HOPPER
 from modelnew.runtime.product import onednn_linear
 
 
@@ -41,7 +42,7 @@ class Kernels:
     def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor] = None) -> torch.Tensor:
         """`torch.nn.functional.linear`, by a launch of ours where the device has one that pays."""
         product = torch.nn.functional.linear
-        if x.is_cuda and x.dim() >= 2 and "product" in self.sources:
+        if x.is_cuda and x.dim() >= 2 and HOPPER in self.sources:
             rows, others = x.flatten(0, -2), () if bias is None else (bias,)
             found = (self.with_bias if others else self.plain).with_product(product, rows, weight, *others)
             if found is not None:
@@ -50,7 +51,7 @@ class Kernels:
 
     def mm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """`torch.mm`, likewise."""
-        ours = x.is_cuda and "product" in self.sources
+        ours = x.is_cuda and HOPPER in self.sources
         found = self.plain.with_product(torch.mm, x, weight) if ours else None
         return torch.mm(x, weight) if found is None else found
 

@@ -63,9 +63,10 @@ class Operand(NamedTuple):
 
 
 class Owner(Protocol):
-    """Whose kernel it is: the dtypes that T may stand for, and the libraries that it is built into."""
+    """Whose kernel it is: the dtypes that T may stand for, the sources, and the libraries that they are built into."""
 
     working: "tuple[torch.dtype, ...]"
+    sources: "dict[str, str]"
 
     def library(self, target: str, working: Optional[torch.dtype]) -> ctypes.CDLL: ...
 

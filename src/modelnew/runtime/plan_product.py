@@ -13,9 +13,12 @@ _FLOAT = 4
 _VECTOR = 16  # bytes that a row of the weight begins at a multiple of
 _LEAST_TIME = 20  # microseconds; what the library does in less, it does while the host prepares a launch
 BATCH_TILES = (16, 64, 128)  # rows of x per block
-HOPPER, AMPERE = "product", "product_ampere"  # the kernels: by the instructions of 9.0 alone, and of 8.0 and later
+HOPPER, AMPERE = "product_hopper", "product_ampere"  # kernels by the instructions of 9.0 alone, and of 8.0 and later
 AMPERE_TILES = (16, 64)  # more sums would not fit in a block's registers
-_AMPERE_S = (8, 12)  # major compute capabilities whose devices multiply by Ampere's instructions, where that is asked for
+_AMPERE_S = (
+    8,
+    12,
+)  # major compute capabilities whose devices multiply by Ampere's instructions, where that is asked for
 ACROSS_AT, TILE_AT, STRIDES_AT = 0, 5, 13  # in the numbers
 _LARGEST = 1 << 30  # of m, n and k
 
@@ -112,7 +115,9 @@ def choose(
     m = factors.m
     few = m <= 16 or (m <= 256 and factors.n * factors.k < 1 << 24)  # tiles of them do not read a large weight again
     suited = [tile for tile in tiles if (few if tile == 16 else 3 * m > tile)] or list(tiles)
-    return min((our_time(factors, t, parts, reduces, device), t, parts) for t in suited for parts in _parts_of(factors.k))
+    return min(
+        (our_time(factors, t, parts, reduces, device), t, parts) for t in suited for parts in _parts_of(factors.k)
+    )
 
 
 def spread(factors: Factors, device: Device) -> "tuple[int, int]":
