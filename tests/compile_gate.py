@@ -113,7 +113,10 @@ def default_cases() -> list[Case]:
         cases.append(Case(f"product {tile}", PRODUCT, (f"MN_BATCH_TILE={tile}",), (TABLE_ARCH,)))
     across = ("MN_BATCH_TILE=128", "MN_WEIGHT_ACROSS=1")
     cases.append(Case("product across", PRODUCT, across, (TABLE_ARCH,)))
-    cases.append(Case("product elsewhere", PRODUCT, ("MN_BATCH_TILE=128",), ("sm_80", "sm_100")))
+    cases.append(Case("product elsewhere", PRODUCT, ("MN_BATCH_TILE=128",), ("sm_80",)))
+    ampere = PRODUCT.replace("product_hopper", "product_ampere")
+    cases.append(Case("product ampere 16", ampere, ("MN_BATCH_TILE=16",), ("sm_120",)))
+    cases.append(Case("product ampere 64", ampere, ("MN_BATCH_TILE=64",), ("sm_89",)))
     return cases
 
 

@@ -16,7 +16,7 @@ from modelnew import optimize
 from modelnew.compiler import compile_module, with_products
 from modelnew.render.product import render_product
 from modelnew.runtime.plan_cuda import Device
-from modelnew.runtime.plan_product import ACROSS_AT, HOPPER, STRIDES_AT, TILE_AT, Factors, choose, plan_product
+from modelnew.runtime.plan_product import ACROSS_AT, AMPERE, HOPPER, STRIDES_AT, TILE_AT, Factors, choose, plan_product
 from modelnew.runtime.product import Hints, collapsed_stride, factors_of
 from tests.compile_gate import Case, check
 from tests.compiled import Function
@@ -96,12 +96,14 @@ def test_ieee_leaves_every_product_to_the_library(forward):
     assert any("torch.nn.functional.linear(" in line for line in theirs.forward.lines())
 
 
-def test_the_launch_is_chosen_for_what_it_covers():
-    def plan(m=128, n=4096, k=4096, w=None, device=CARD, alone=True):
-        x, weight = torch.empty(m, k, device="meta"), torch.empty(n, k, device="meta")
-        factors = factors_of(x, weight if w is None else w(weight))
-        return None if factors is None else plan_product(factors, [(1, 0), (0, 1)], device, alone=alone)
+def plan(m=128, n=4096, k=4096, w=None, device=CARD, alone=True, unmeasured=False):
+    x, weight = torch.empty(m, k, device="meta"), torch.empty(n, k, device="meta")
+    factors = factors_of(x, weight if w is None else w(weight))
+    others = {"alone": alone, "unmeasured": unmeasured}
+    return None if factors is None else plan_product(factors, [(1, 0), (0, 1)], device, **others)
 
+
+def test_the_launch_is_chosen_for_what_it_covers():
     chosen = plan()
     assert chosen.numbers[:6] == (0, 0, 128, 4096, 4096, 128)
     assert chosen.numbers[7] == 132
@@ -197,10 +199,44 @@ def test_a_linear_layer_of_nothing_goes_to_the_library(monkeypatch):
     assert seen == [(6, 0)]
 
 
+@pytest.mark.parametrize("capability", [(8, 0), (8, 6), (8, 9), (12, 0)])
+def test_where_nothing_was_measured_products_are_ours_only_when_asked_for(capability):
+    device = CARD._replace(capability=capability, sms=108)
+    assert plan(device=device) is None
+    assert plan(device=device, unmeasured=True).kind == AMPERE
+    asked = {"device": device, "unmeasured": True}
+    assert plan(m=16, **asked).numbers[TILE_AT : TILE_AT + 2] == (16, 4)  # 32 blocks of k in parts for every SM
+    assert plan(m=17, **asked).numbers[TILE_AT : TILE_AT + 2] == (64, 4)
+    assert plan(m=4096, **asked).numbers[TILE_AT : TILE_AT + 2] == (64, 1)
+    assert plan(m=2, n=64, k=64, **asked).numbers[TILE_AT : TILE_AT + 2] == (16, 1)
+    assert plan(m=1, **asked) is None
+    assert plan(w=lambda w: w[:, 1:], k=4097, **asked) is None
+
+
+def test_elsewhere_asking_changes_nothing():
+    assert plan(unmeasured=True) == plan()
+    for capability in ((7, 5), (10, 0)):
+        assert plan(device=CARD._replace(capability=capability), unmeasured=True) is None
+
+
+def test_a_file_has_the_kernels_that_were_asked_for():
+    model = Function(lambda s, x: F.gelu(s.linear(x)), **layers())
+    by_default, asked = optimize(model, X), optimize(model, X, precision="emulated")
+    assert {HOPPER, AMPERE} & set(by_default.kernels.sources) == {HOPPER}
+    assert {HOPPER, AMPERE} & set(asked.kernels.sources) == {HOPPER, AMPERE}
+    assert asked.kernels.sources[HOPPER] == by_default.kernels.sources[HOPPER]
+    assert "cp.async.cg" in asked.source and "cp.async.cg" not in by_default.source
+    assert "never run" in asked.source and "never run" not in by_default.source
+    torch.testing.assert_close(asked(X), model(X))
+
+
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
 def test_the_launch_compiles_without_spills(tmp_path):
     kernels = load(write("linear_sigmoid_sum", tmp_path))["ModelNew"].kernels
     tiles = ("16", "64", "128")
     text = kernels.sources[HOPPER]
     cases = [Case(f"tile of {t}", text, ("MN_T=float", f"MN_BATCH_TILE={t}"), ("sm_90a",)) for t in tiles]
-    assert [f"{c.case}: {said}" for c in check(cases, ("sm_90a",)) for said in c.complaints] == []
+    asked = optimize(Function(lambda s, x: F.gelu(s.linear(x)), **layers()), X, precision="emulated").kernels
+    defines = ("MN_T=float", "MN_BATCH_TILE=64", "MN_WEIGHT_ACROSS=1")
+    cases.append(Case("Ampere's, across", asked.sources[AMPERE], defines, ("sm_80",)))
+    assert [f"{c.case}: {said}" for c in check(cases) for said in c.complaints] == []

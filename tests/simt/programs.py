@@ -155,6 +155,34 @@ MN_EXPORT int launch_layernorm(void* y, void* mean, void* squares, const void* x
 }
 """
 
+# Products by Ampere's instructions: two outputs, operands of both kinds; and rows reduced, with hints, of which the caller
+# promises that they stay as they are.
+PRODUCT = """
+#include "cuda/product_ampere.cuh"
+using F = mn::types<float>;
+struct affine_body {
+  MN_FN auto operator()(float p, float b, float r) const { return mn::values(p + b, p * r); }
+};
+MN_EXPORT int launch_affine(void* y, void* z, const void* x, const void* w, const void* b, const void* r,
+                            const int64_t* plan, mn::queue queue) {
+  return mn::product<affine_body, mn::types<float, mn::half>, mn::types<float, float, float, mn::half>>(
+      {y, z}, {x, w, b, r}, nullptr, plan, queue);
+}
+struct shifted_body {
+  MN_FN auto operator()(float p, float b) const { return p + b; }
+};
+struct mean {
+  MN_FN auto operator()(float s, int64_t count) const { return mn::values(s / float(count)); }
+};
+MN_EXPORT int launch_means(void* y, const void* x, const void* w, const void* b, const void* hints, const int64_t* plan,
+                           mn::queue queue) {
+  return mn::product_rows<shifted_body, mn::sum<float>, mean, F, mn::types<float, float, float>>(
+      {y}, {x, w, b}, const_cast<void*>(hints), plan, queue);
+}
+"""
+SMALL_TILE = "#define MN_BATCH_TILE 16\n" + PRODUCT
+ACROSS = "#define MN_BATCH_TILE 64\n#define MN_WEIGHT_ACROSS 1\n" + PRODUCT
+
 BUILDS = {
     "pointwise float": (POINTWISE, "MN_T=float"),
     "pointwise half": (POINTWISE, "MN_T=mn::half"),
@@ -166,6 +194,8 @@ BUILDS = {
     "layernorm float": (LAYERNORM, "MN_T=float"),
     "norm float": (NORM, "MN_T=float"),
     "norm double": (NORM, "MN_T=double"),
+    "product": (SMALL_TILE, "MN_T=float"),
+    "product across": (ACROSS, "MN_T=float"),
 }
 
 _builders = ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1))

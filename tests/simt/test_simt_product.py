@@ -1,53 +1,83 @@
-"""Products by Ampere's instructions, run thread by thread: bit for bit what the arithmetic's model says."""
+"""Products by Ampere's instructions, run thread by thread: bit for bit what the model of their arithmetic says."""
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-import torch
 
-from modelnew.runtime.plan_product import AMPERE
-from tests.cuda.product_kernels import EXPORTS, SOURCE, defines, plan_of
-from tests.product_model import AMPERE as CORE
-from tests.product_model import kernel_product
+from tests.product_model import AMPERE, kernel_product
 from tests.simt.harness import Program
-from tests.simt.launches import SPREAD
+from tests.simt.launches import SPREAD, Array, products
 
-VARIANTS = ((16, 0), (64, 1))  # both tiles, both ways to lie
-
-
-@pytest.fixture(scope="module", params=VARIANTS, ids=["tile 16", "tile 64, across"])
-def variant(request: pytest.FixtureRequest) -> Iterator[tuple[Program, int, int]]:
-    tile, across = request.param
-    program = Program(SOURCE + EXPORTS, defines(AMPERE, tile, across))
-    yield program, tile, across
-    program.close()
+Get = Callable[[str], Program]
+EPS = 2.0**-23
+ALONE = SPREAD._replace(sms=1)  # one block does all units, one after the other
 
 
-def weight(n: int, k: int, across: int) -> torch.Tensor:
-    """Rows, or columns where it lies across, begin at multiples of 4 elements."""
-    rows, columns = (k, n) if across else (n, k)
-    w = torch.randn(rows, -(-columns // 4) * 4)[:, :columns]
-    return w.t() if across else w
+@pytest.fixture(params=["product", "product across"])
+def lies(request: pytest.FixtureRequest) -> str:
+    """Tiles of 16 and a weight whose rows are contiguous; tiles of 64 and one whose columns are."""
+    return request.param
 
 
-def launched(variant, name, outputs, x, w, *others, splits=1, hints=None, orders=(0, 1)):
-    """Fills the outputs, in several orders of threads, which must agree bit by bit."""
-    program, tile, _ = variant
-    plan = plan_of(outputs, x, w, others, tile, splits, AMPERE, SPREAD)
-    found = []
-    for order in orders:
-        program.launch(name, outputs, [x, w, *others, *([] if hints is None else [hints])], plan, order)
-        found.append([output.clone() for output in outputs])
-    for first, second in itertools.pairwise(found):
-        assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(first, second, strict=True))
+def factors(lies: str, m: int, n: int, k: int) -> tuple[Array, Array]:
+    """Rows of the weight, or columns, begin at multiples of 4 elements; x is every second element of something."""
+    random = np.random.default_rng(m + n + k)
+    rows, columns = (k, n) if lies == "product across" else (n, k)
+    w = random.standard_normal((rows, -(-columns // 4) * 4)).astype(np.float32)[:, :columns]
+    x = random.standard_normal((m, 2 * k)).astype(np.float32)[:, ::2]
+    x *= np.exp2(random.integers(-40, 40, (m, 1)))
+    return x, w.T if lies == "product across" else w
 
 
-@pytest.mark.parametrize(("m", "n", "k"), [(1, 1, 1), (3, 5, 33), (17, 130, 70), (5, 131, 64)])
-def test_every_bit_is_that_of_the_model(variant, m, n, k):
-    torch.manual_seed(m)
-    x, w = torch.randn(m, k) * torch.exp2(torch.randint(-40, 40, (m, 1))), weight(n, k, variant[2])
-    y = torch.empty(m, n)
-    launched(variant, "plain_alone", [y], x, w, orders=(0, 1, 7))
-    assert np.array_equal(y.numpy(), kernel_product(x.numpy(), w.numpy(), CORE, bool(variant[2])))
+def affine(get: Get, lies: str, x: Array, w: Array, **options: object) -> tuple[Array, Array, Array]:
+    """The product; what the kernel makes of it with operands: it plus 0 per column, and times a half per element."""
+    half = np.random.default_rng(1).standard_normal((len(x), len(w))).astype(np.float16)
+    y, z = np.empty((len(w), len(x)), np.float32).T, np.empty((len(x), len(w)), np.float16)
+    products(get(lies), "affine", [y, z], [x, w, np.zeros(len(w), np.float32), half], **options)
+    return y, z, half
+
+
+@pytest.mark.parametrize(("m", "n", "k"), [(1, 1, 3), (3, 5, 33), (17, 131, 70)])
+def test_every_bit_is_that_of_the_model(program: Get, lies: str, m: int, n: int, k: int) -> None:
+    x, w = factors(lies, m, n, k)
+    y, z, half = affine(program, lies, x, w)
+    expected = kernel_product(x, w, AMPERE, across=lies == "product across")
+    assert np.array_equal(y, expected)
+    with np.errstate(over="ignore"):
+        assert np.array_equal(z, (expected * half.astype(np.float32)).astype(np.float16))
+
+
+def test_units_one_after_the_other_and_parts_of_k(program: Get, lies: str) -> None:
+    x, w = factors(lies, 18, 130, 200)
+    whole = affine(program, lies, x, w, device=ALONE, orders=(0,))[0]
+    assert np.array_equal(whole, kernel_product(x, w, AMPERE, across=lies == "product across"))
+    parts = affine(program, lies, x, w, splits=3, orders=(1,))[0]
+    wide_x, wide_w = x.astype(np.float64), w.astype(np.float64)
+    assert (np.abs(parts - wide_x @ wide_w.T) <= 4 * EPS * (np.abs(wide_x) @ np.abs(wide_w).T)).all()
+
+
+def test_what_is_not_finite_or_too_wide_is_summed_in_fp32(program: Get, lies: str) -> None:
+    x, w = factors(lies, 6, 20, 40)
+    x[:] = np.sign(x) * (1 + np.abs(x) % 1)
+    x[1, 3], x[2, 4], x[3], x[4, 0] = np.inf, np.nan, 0.0, 2.0**70
+    w[2, 5], w[3, 6], w[4], w[5, 1] = -np.inf, np.nan, 0.0, 2.0**30
+    with np.errstate(invalid="ignore", over="ignore"):
+        y = affine(program, lies, x, w)[0]
+        truth = x.astype(np.float64) @ w.astype(np.float64).T
+        terms = np.abs(x.astype(np.float64)) @ np.abs(w.astype(np.float64)).T
+    finite = np.isfinite(truth)
+    assert np.array_equal(y[~finite], truth[~finite].astype(np.float32), equal_nan=True)
+    assert finite[[0, 3, 4, 5]][:, [0, 1, 4, 5, 6]].all()
+    assert (np.abs(y[finite] - truth[finite]) <= 4 * EPS * terms[finite]).all()
+
+
+@pytest.mark.parametrize("splits", [1, 2])
+def test_rows_reduced(program: Get, lies: str, splits: int) -> None:
+    x, w = factors(lies, 5, 140, 130)
+    bias = np.random.default_rng(2).standard_normal(140).astype(np.float32)
+    y, hints = np.empty(5, np.float32), np.abs(w).max(1)
+    products(program(lies), "means", [y], [x, w, bias], [hints], splits=splits)
+    truth = (x.astype(np.float64) @ w.astype(np.float64).T + bias).mean(1)
+    terms = (np.abs(x).astype(np.float64) @ np.abs(w).astype(np.float64).T + np.abs(bias)).mean(1)
+    assert (np.abs(y - truth) <= 4 * EPS * terms).all()

@@ -47,12 +47,15 @@ inline void load_matrices(unsigned (&to)[4], const void* row) {
 inline float sum_of_eight(const float (&a)[8], const float (&b)[8], float total) {
   int top = -1000, exponent = 0;
   double terms[9] = {total};
-  for (int e = 0; e < 8; ++e) terms[e + 1] = double(a[e]) * b[e];
+  bool any = false;
+  for (int e = 0; e < 8; ++e) any |= (terms[e + 1] = double(a[e]) * b[e]) != 0;
+  if (!any) return total;  // as the sum would be; tiles have much that is 0 around them
   if (total != 0) frexp(total, &top);
   for (int e = 0; e < 8; ++e) {
+    if (terms[e + 1] == 0) continue;
     int of_a = 0, of_b = 0;
     frexp(a[e], &of_a), frexp(b[e], &of_b);
-    if (terms[e + 1] != 0) top = std::max(top, of_a + of_b - 1);
+    top = std::max(top, of_a + of_b - 1);
   }
   double sum = 0;
   for (const double term : terms) sum += isfinite(term) ? trunc(ldexp(term, 25 - top)) : term;
