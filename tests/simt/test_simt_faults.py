@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from tests.builds import DEVICE
+from tests.product_model import AMPERE, kernel_product
 from tests.simt.harness import ORDERS, Program, SimtError
-from tests.simt.launches import H200, SMALL, SPREAD, WAITING, Device, misaligned, pointwise, rows
-from tests.simt.programs import POINTWISE, SOFTMAX
+from tests.simt.launches import H200, SMALL, SPREAD, WAITING, Device, misaligned, pointwise, products, rows
+from tests.simt.programs import POINTWISE, SMALL_TILE, SOFTMAX
 
 Run = Callable[[Program], None]
 
@@ -52,6 +53,27 @@ def softmax(count: int, size: int, axis: int = 1, device: Device = H200) -> Run:
     return run
 
 
+def product(m: int, n: int, k: int, splits: int = 1) -> Run:
+    """By one block after the other. Sums of what was not there are summed once more, rightly, but not to the same bits."""
+
+    def run(program: Program) -> None:
+        random = np.random.default_rng(3)
+        x, w = (random.standard_normal((rows, -(-k // 4) * 4)).astype(np.float32)[:, :k] for rows in (m, n))
+        y, z = np.empty((m, n), np.float32), np.empty((m, n), np.float16)
+        operands = [x, w, np.zeros(n, np.float32), np.ones((m, n), np.float16)]
+        one = SPREAD._replace(sms=1)
+        for order in ORDERS:
+            products(program, "affine", [y, z], operands, splits=splits, device=one, orders=(order,))
+            if splits > 1:
+                assert np.abs(y - x.astype(np.float64) @ w.astype(np.float64).T).max() <= 1e-4
+            else:
+                assert np.array_equal(y, kernel_product(x, w, AMPERE))
+
+    return run
+
+
+BEYOND = "e < left + IF ? from + e : from, e < left + IF)"
+OUT = "heap-buffer-overflow"
 CLUSTERS = SMALL._replace(sms=16, shared_per_block=26 << 10)
 POINTWISE_FAULTS = [
     Fault(
@@ -235,6 +257,60 @@ ROW_FAULTS = [
     ),
 ]
 
+PRODUCT_FAULTS = [
+    Fault(
+        "a copy not waited for",
+        "product_sm80.cuh",
+        "    sm80::copies_wait<layout::stages - 2>();",
+        "    if (!IF) sm80::copies_wait<layout::stages - 2>();",
+        product(3, 20, 70),
+        "",
+    ),
+    Fault(
+        "a copy of other threads not waited for",
+        "product_sm80.cuh",
+        "    __syncthreads();  // what all have copied",
+        "    if (!IF) __syncthreads();  // what all have copied",
+        product(3, 20, 70),
+        "",
+    ),
+    Fault(
+        "a stage of the unit before written too early",
+        "product_sm80.cuh",
+        "  __syncthreads();  // the stages of the unit before",
+        "  if (!IF) __syncthreads();  // the stages of the unit before",
+        product(20, 20, 64),
+        "",
+    ),
+    Fault(
+        "beyond a row's end",
+        "product_sm80.cuh",
+        "e < left ? from + e : from, e < left)",
+        BEYOND,
+        product(3, 20, 33),
+        OUT,
+    ),
+    Fault(
+        "beyond the last row",
+        "product_sm80.cuh",
+        "n < s.n && k < s.k",
+        "n < s.n + IF && k < s.k",
+        product(3, 20, 32),
+        OUT,
+    ),
+    Fault(
+        "another part of x",
+        "product_sm80.cuh",
+        "((lane / 8 + 4) ^ (lane % 8))",
+        "((lane / 8 + 4 - IF) ^ (lane % 8))",
+        product(3, 20, 64),
+        "",
+    ),
+    Fault(
+        "a part of k left out", "product_finish.cuh", "p < s.splits;", "p < s.splits - IF;", product(3, 20, 70, 2), ""
+    ),
+]
+
 
 def with_faults(folder: Path, faults: list[Fault]) -> Path:
     """A copy of the device library that has every fault, each waiting for its number."""
@@ -255,17 +331,13 @@ def with_faults(folder: Path, faults: list[Fault]) -> Path:
     return device
 
 
+SOURCES = {POINTWISE: POINTWISE_FAULTS, SOFTMAX: ROW_FAULTS, SMALL_TILE: PRODUCT_FAULTS}
+CASES = [(source, n, fault) for source, faults in SOURCES.items() for n, fault in enumerate(faults, 1)]
+
+
 @pytest.fixture(scope="module")
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {
-        POINTWISE: with_faults(tmp_path_factory.mktemp("pointwise"), POINTWISE_FAULTS),
-        SOFTMAX: with_faults(tmp_path_factory.mktemp("rows"), ROW_FAULTS),
-    }
-
-
-CASES = [(POINTWISE, n, f) for n, f in enumerate(POINTWISE_FAULTS, 1)] + [
-    (SOFTMAX, n, f) for n, f in enumerate(ROW_FAULTS, 1)
-]
+    return {source: with_faults(tmp_path_factory.mktemp("faulty"), faults) for source, faults in SOURCES.items()}
 
 
 @pytest.mark.parametrize("source, number, fault", CASES, ids=[fault.name for _, _, fault in CASES])

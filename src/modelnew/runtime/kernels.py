@@ -19,7 +19,8 @@ from modelnew.runtime.product import onednn_linear
 class Kernels:
     """All kernels of a file, as attributes, and the libraries that they are built into when first called.
 
-    `sources`: target ("cpu", "cuda"), or kernel of products → C++ text. `working`: dtypes that T may stand for; a library is built for each that is met.
+    `sources`: target ("cpu", "cuda"), or kernel of products → C++ text. `working`: dtypes that T may stand for; a library
+    is built for each that is met.
     """
 
     def __init__(

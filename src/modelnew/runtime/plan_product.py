@@ -15,10 +15,7 @@ _LEAST_TIME = 20  # microseconds; what the library does in less, it does while t
 BATCH_TILES = (16, 64, 128)  # rows of x per block
 HOPPER, AMPERE = "product_hopper", "product_ampere"  # kernels by the instructions of 9.0 alone, and of 8.0 and later
 AMPERE_TILES = (16, 64)  # more sums would not fit in a block's registers
-_AMPERE_S = (
-    8,
-    12,
-)  # major compute capabilities whose devices multiply by Ampere's instructions, where that is asked for
+_UNMEASURED = (8, 12)  # major compute capabilities on which Ampere's was never timed
 ACROSS_AT, TILE_AT, STRIDES_AT = 0, 5, 13  # in the numbers
 _LARGEST = 1 << 30  # of m, n and k
 
@@ -78,7 +75,7 @@ def plan_product(
         if theirs < _LEAST_TIME or theirs < ours:
             return None
         return launch_of(factors, strides, device, reduces, tile, splits)
-    if unmeasured and device.capability[0] in _AMPERE_S:
+    if unmeasured and device.capability[0] in _UNMEASURED:
         return launch_of(factors, strides, device, reduces, *spread(factors, device), kind=AMPERE)
     return None
 

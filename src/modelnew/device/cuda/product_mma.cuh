@@ -15,13 +15,9 @@
 namespace mn {
 namespace sm80 {
 
-MN_FN uint32_t address(const void* shared) {
-#if defined(__CUDA_ARCH__)
-  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-#else
-  return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(shared));
+#if !defined(MN_SIMT)
+MN_FN uint32_t address(const void* shared) { return static_cast<uint32_t>(__cvta_generic_to_shared(shared)); }
 #endif
-}
 
 // 16 bytes to shared memory, or zeros instead: then nothing is read. Both addresses are multiples of 16.
 MN_FN void copy16(void* to, const void* from, bool there) {
