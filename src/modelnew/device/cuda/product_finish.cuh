@@ -61,24 +61,15 @@ MN_FN void sum_again(const product_operands<Outs, Ins>& o, int64_t k, const held
   }
 }
 
-// Among `threads` threads of the block.
-MN_FN void barrier_among(int name, int threads) {
-#if defined(MN_SIMT)
-  simt::barrier_among(name, threads);
-#elif defined(__CUDA_ARCH__)
-  asm volatile("bar.sync %0, %1;" ::"r"(name), "r"(threads) : "memory");
-#endif
-}
-
 // Whether this block is the last of `count` to come here: it may read what the others wrote before.
 MN_FN bool comes_last(uint32_t* counter, int count, uint32_t* flag) {
-  barrier_among(worker_barrier, product_workers);
+  block_barrier<product_workers>();
   if (threadIdx.x == 0) {
     __threadfence();
     *flag = atomicAdd(counter, 1u);
     __threadfence();
   }
-  barrier_among(worker_barrier, product_workers);
+  block_barrier<product_workers>();
   return *flag + 1 == static_cast<uint32_t>(count);
 }
 
@@ -134,9 +125,9 @@ MN_FN void reduce_tile(const product_operands<Outs, Ins>& o, const product_shape
   constexpr int columns = 4 * N;
   value_type* values = reinterpret_cast<value_type*>(scratch);
   const int warp = threadIdx.x / 32;
-  barrier_among(worker_barrier, product_workers);  // the last tile's values have been read
+  block_barrier<product_workers>();  // the last tile's values have been read
   reduce_sums<Body, Reduce>(o, sums, values + warp * columns);
-  barrier_among(worker_barrier, product_workers);
+  block_barrier<product_workers>();
   auto* partials = static_cast<partial_words<value_type>*>(s.partials);
   const int column = threadIdx.x;
   const int64_t m0 = int64_t(u.m_tile) * columns;

@@ -8,7 +8,6 @@
 namespace mn {
 
 inline constexpr int product_workers = 256;  // threads of a block that hold sums
-inline constexpr int worker_barrier = 1;
 inline constexpr int product_rows_per_block = 128;
 inline constexpr int groups_per_block = 2;  // of 32 along k
 inline constexpr int product_k_block = groups_per_block * product_group;
