@@ -44,7 +44,13 @@ using C = mn::compute_t<T>;
 KERNEL(copy, x)
 KERNEL(hardsigmoid, mn::minimum(mn::maximum(x + C(3), C(0)), C(6)) * C(1.0 / 6))
 KERNEL(sigmoid, mn::sigmoid<T>(x))
-KERNEL(gelu, mn::gelu<T>(x))
+struct gelu_body {
+  template <class Form>
+  MN_FN auto operator()(Form& form, C x) const { return mn::values(mn::gelu<T>(form, x)); }
+};
+MN_EXPORT int launch_gelu(void* y, const void* x, const int64_t* plan, mn::queue queue) {
+  return mn::pointwise<gelu_body, mn::types<T>, mn::types<T>>({y}, {x}, plan, queue);
+}
 """
 
 PRODUCT = """

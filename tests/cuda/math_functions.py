@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from modelnew.kernel.ir import ROUNDED
+from modelnew.kernel.ir import FORMED, ROUNDED
 from modelnew.runtime.launch import SCALARS
 from modelnew.runtime.layout import Layout
 from modelnew.runtime.plan_cuda import Device, plan_pointwise
@@ -62,8 +62,12 @@ def library(dtype: torch.dtype) -> ctypes.CDLL:
     lines = [f'#include "common/math/{header}.h"' for header in HEADERS]
     lines += ['#include "cuda/pointwise.cuh"', "using T = MN_T;", "using C = mn::compute_t<T>;"]
     for name in TRUTHS:
-        call = _CALLS.get(name, f"mn::{name}(x)")
-        lines.append(f"struct {name}_body {{ MN_FN auto operator()(C x) const {{ return mn::values({call}); }} }};")
+        call, before, parameters = _CALLS.get(name, f"mn::{name}(x)"), "", "C x"
+        if name in FORMED:
+            call, before, parameters = call.replace("(x)", "(form, x)"), "template <class Form> ", "Form& form, C x"
+        lines.append(
+            f"struct {name}_body {{ {before}MN_FN auto operator()({parameters}) const {{ return mn::values({call}); }} }};"
+        )
         lines.append(
             f"MN_EXPORT int launch_{name}(void* y, const void* x, const int64_t* plan, mn::queue queue) {{ return "
             f"mn::pointwise<{name}_body, mn::types<T>, mn::types<T>>({{y}}, {{x}}, plan, queue); }}"

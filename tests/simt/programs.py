@@ -38,6 +38,19 @@ MN_EXPORT int launch_mixed(void* y, void* n, const void* x, const void* k, const
   return mn::pointwise<mixed_body, mn::types<mn::half, int64_t>, mn::types<float, int64_t, bool, mn::half>>(
       {y, n}, {x, k, c, h}, plan, queue);
 }
+// Two forms that differ, so that it shows which one an element took.
+MN_FN float moved(mn::usual_form& form, float x) {
+  form.strayed |= x > 4;
+  return x + 1;
+}
+MN_FN float moved(mn::any_form, float x) { return x - 1; }
+struct moved_body {
+  template <class Form>
+  MN_FN auto operator()(Form& form, float x) const { return mn::values(moved(form, x)); }
+};
+MN_EXPORT int launch_moved(void* y, const void* x, const int64_t* plan, mn::queue queue) {
+  return mn::pointwise<moved_body, mn::types<float>, mn::types<float>>({y}, {x}, plan, queue);
+}
 struct fill_body {
   MN_FN auto operator()() const { return mn::values(1.5f); }
 };
@@ -104,6 +117,22 @@ struct pair_body {
 };
 MN_EXPORT int launch_pair(void* y, const void* a, const void* b, const int64_t* plan, mn::queue queue) {
   return mn::rows<pair_body, mn::types<T>, mn::types<T, T>>({y}, {a, b}, plan, queue);
+}
+// Two forms that differ, so that it shows which one an element took.
+MN_FN C moved(mn::usual_form& form, C x) {
+  form.strayed |= x > 4;
+  return x + 1;
+}
+MN_FN C moved(mn::any_form, C x) { return x - 1; }
+struct moved_body {
+  template <class Row> MN_FN void operator()(Row& row) const {
+    auto x = row.template load<0>();
+    const C top = row.reduce(mn::max<C>{}, [=](C x) { return x; }, x);
+    mn::store<0>(row, [=](auto& form, C x) { return moved(form, x) + top; }, x);
+  }
+};
+MN_EXPORT int launch_moved(void* y, const void* x, const int64_t* plan, mn::queue queue) {
+  return mn::rows<moved_body, mn::types<T>, mn::types<T>>({y}, {x}, plan, queue);
 }
 // The element at a place that each row names, between its two sweeps and after them. Places are wider than elements.
 struct pick_body {

@@ -148,6 +148,15 @@ def test_types_of_all_widths_and_two_outputs(program: Get, n: int) -> None:
         assert (count == k + c).all()
 
 
+@pytest.mark.parametrize("n", [1, 5, 67, 4099])
+def test_only_elements_that_stray_take_another_form(program: Get, n: int) -> None:
+    x = RANDOM.integers(0, 7, n).astype(np.float32)
+    for source in (x, misaligned(x, 1), np.repeat(x, 2)[::2]):
+        y = np.empty(n, np.float32)
+        pointwise(program("mixed"), "moved", [y], [source], orders=(0,))
+        assert (y == np.where(x > 4, x - 1, x + 1)).all()
+
+
 def test_no_inputs_and_one_element(program: Get) -> None:
     for shape in [(), (1,), (5,), (3, 4)]:
         y = np.empty(shape, np.float32)

@@ -32,6 +32,8 @@ INFIX = {
 }
 # Functions that take the type their result is rounded to, and are cheaper for some.
 ROUNDED = frozenset({"sigmoid", "silu", "gelu", "gelu_tanh", "tanh"})
+# Functions with a cheaper form for nearly all arguments (common/forms.h).
+FORMED = frozenset({"gelu"})
 REDUCTIONS = frozenset({"sum", "prod", "max", "min", "any", "all"})
 # Functions that cost more than a few instructions: worth keeping between sweeps instead of computing again.
 COSTLY = frozenset(

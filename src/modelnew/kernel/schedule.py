@@ -48,10 +48,10 @@ class Schedule:
 
     def replaces(self, kept: Expr, stage: int) -> bool:
         """A kept value may take the place of the input that it is made of: later sweeps need only the value."""
-        inputs = [expr for expr in _within((kept,)) if expr.kind == "load" and id(expr) in self.elements]
+        inputs = [expr for expr in made_for((kept,)) if expr.kind == "load" and id(expr) in self.elements]
         later = [r.args[0] for sweep in self.sweeps[stage + 1 :] for r in sweep.reductions] + list(self.stored)
         hidden = {id(expr) for keeps in self.keeps for expr in keeps}
-        read = {id(expr) for root in later for expr in _within((root,), hidden)}
+        read = {id(expr) for root in later for expr in made_for((root,), hidden)}
         alone = len(self.keeps[stage]) == 1 and not any(self.keeps[:stage]) and not any(self.keeps[stage + 1 :])
         return alone and len(inputs) == 1 and id(inputs[0]) not in read
 
@@ -95,7 +95,7 @@ class Schedule:
         """Whether sweeps from `stage` on, or what they need, have `expr` in them."""
         roots = [r.args[0] for sweep in self.sweeps[stage:] for r in sweep.reductions] + list(self.stored)
         roots += [scalar for scalars in self.scalars[stage:] for scalar in scalars] + list(self.put)
-        return any(expr is each for root in roots for each in _within((root,), hidden, into=True))
+        return any(expr is each for root in roots for each in made_for((root,), hidden, into=True))
 
     @property
     def kept(self) -> int:
@@ -180,14 +180,14 @@ def _shared(order: list[Expr], roots: list[tuple[Expr, ...]], elements: frozense
     """Costly values per element that more than one sweep needs."""
     uses: dict[int, int] = {}
     for sweep in roots:
-        for expr in _within(sweep):
+        for expr in made_for(sweep):
             uses[id(expr)] = uses.get(id(expr), 0) + 1
     return [
         e for e in order if e.kind == "call" and e.detail in COSTLY and id(e) in elements and uses.get(id(e), 0) > 1
     ]
 
 
-def _within(roots: tuple[Expr, ...], hidden: Collection[int] = (), *, into: bool = False) -> list[Expr]:
+def made_for(roots: tuple[Expr, ...], hidden: Collection[int] = (), *, into: bool = False) -> list[Expr]:
     """Expressions that a sweep computes: everything under its roots, but not what is inside a reduction, or made already.
 
     hidden: ids of those. into: with reductions, and what is inside.

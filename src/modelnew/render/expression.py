@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from modelnew.kernel.ir import INFIX, NARROW_TYPES, ROUNDED, Expr
+from modelnew.kernel.ir import FORMED, INFIX, NARROW_TYPES, ROUNDED, Expr
 
 LONGEST_LINE = 110
 
@@ -20,9 +20,11 @@ class Writer:
         unique: Callable[[str], str],
         size: str = "row.size()",
         divisors: Mapping[int, str] = MappingProxyType({}),
+        form: str = "",
     ) -> None:
         """`names`: variables that hold expressions, by id. `size`: the text of a row's size. `divisors`: variables that
-        hold what to divide by in place of an expression."""
+        hold what to divide by in place of an expression. `form`: a variable that says which form of a function to take."""
+        self.form = form
         self.divisors = divisors
         self.size = size
         self.names = dict(names)
@@ -81,7 +83,8 @@ class Writer:
             text = f"({text})"
         else:
             storage = "<T>" if function in ROUNDED and expr.ctype == "C" else ""
-            return f"mn::{function}{storage}({', '.join(map(bare, args))})"
+            form = [self.form] if self.form and function in FORMED else []
+            return f"mn::{function}{storage}({', '.join([*form, *map(bare, args)])})"
         # C++ computes narrow integers in int: bring the result back as PyTorch wraps it
         narrow = expr.ctype in NARROW_TYPES or (expr.ctype == "bool" and function not in ("and", "or", "not"))
         return f"mn::cast<{expr.ctype}>({bare(text)})" if narrow else text

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from modelnew.kernel.ir import COSTLY, FLOAT_TYPES, Expr, Kernel, walk
-from modelnew.kernel.schedule import Moments, Schedule, schedule
+from collections.abc import Collection
+
+from modelnew.kernel.ir import COSTLY, FLOAT_TYPES, FORMED, Expr, Kernel, walk
+from modelnew.kernel.schedule import Moments, Schedule, made_for, schedule
 from modelnew.render.expression import Writer, bare
 from modelnew.render.names import names_of
 
@@ -37,10 +39,13 @@ def _pointwise_body(kernel: Kernel) -> list[str]:
     inputs, _, unique = names_of(kernel)
     loads = _loads(kernel)
     names = {id(load): inputs[int(load.detail)] for load in loads}
-    writer = Writer(names, unique)
+    form = unique("form") if _has_forms(kernel.results) else ""
+    writer = Writer(names, unique, form=form)
     texts = writer.write(kernel.results)
     types = {int(load.detail): load.ctype for load in loads}
-    parameters = ", ".join(f"{types[number]} {name}" for number, name in enumerate(inputs))
+    parameters = ", ".join(
+        [*([f"Form& {form}"] if form else []), *(f"{types[number]} {name}" for number, name in enumerate(inputs))]
+    )
     statements = [
         *writer.lines,
         f"return {_values([bare(text) for text in texts])};",
@@ -48,11 +53,17 @@ def _pointwise_body(kernel: Kernel) -> list[str]:
     return [
         f"struct {kernel.name}_body {{",
         *(["  static constexpr bool heavy = true;"] if _is_heavy(kernel) else []),
+        *(["  template <class Form>"] if form else []),
         f"  MN_FN auto operator()({parameters}) const {{",
         *(f"    {line}" for line in statements),
         "  }",
         "};",
     ]
+
+
+def _has_forms(roots: tuple[Expr, ...], hidden: Collection[int] = ()) -> bool:
+    """Whether a function that is called to make `roots` has a cheaper form. hidden: ids of what is made already."""
+    return any(expr.kind == "call" and expr.detail in FORMED for expr in made_for(roots, hidden))
 
 
 def _is_heavy(kernel: Kernel) -> bool:
@@ -133,8 +144,8 @@ class RowWriter:
                     value = name
                 self.named[id(expr)] = value
 
-    def _functor(self, roots: tuple[Expr, ...]) -> str:
-        """`[=](C x) { return …; }, x`: the lambda and the handles it takes."""
+    def _functor(self, roots: tuple[Expr, ...], form: str = "") -> str:
+        """`[=](C x) { return …; }, x`: the lambda and the handles it takes. `form`: see `Writer`."""
         used: dict[int, tuple[str, str]] = {}
         stack: list[Expr] = list(roots)
         seen: set[int] = set()
@@ -152,11 +163,11 @@ class RowWriter:
                 stack.extend(expr.args)
                 self._divisor(expr)
         ordered = [pair for key, pair in self.handles.items() if key in used]
-        writer = Writer(self.named, self.unique, divisors=self.divisors)
+        writer = Writer(self.named, self.unique, divisors=self.divisors, form=form)
         texts = writer.write(roots)
         result = texts[0] if len(texts) == 1 else _values(texts)
         result = bare(result)
-        parameters = ", ".join(f"{ctype} {name}" for name, ctype in ordered)
+        parameters = ", ".join([*([f"auto& {form}"] if form else []), *(f"{ctype} {name}" for name, ctype in ordered)])
         names = "".join(f", {name}" for name, _ in ordered)
         if not writer.lines:
             return f"[=]({parameters}) {{ return {result}; }}{names}"
@@ -219,8 +230,10 @@ class RowWriter:
     def _finish(self) -> None:
         if self.plan.stores:
             numbers = ", ".join(map(str, self.plan.stores))
-            functor = self._functor(tuple(self.kernel.results[i] for i in self.plan.stores))
-            self.text.append(f"row.template store<{numbers}>({functor});")
+            stored = tuple(self.kernel.results[i] for i in self.plan.stores)
+            form = self.unique("form") if _has_forms(stored, self.named) else ""
+            call = f"mn::store<{numbers}>(row, " if form else f"row.template store<{numbers}>("
+            self.text.append(f"{call}{self._functor(stored, form)});")
         for number in self.plan.puts:
             writer = Writer(self.named, self.unique)
             (value,) = writer.write((self.kernel.results[number],))

@@ -1,10 +1,10 @@
-// Stands in for CUDA's header: two halves at a time, by the library's own conversions.
+// Stands in for CUDA's header: two halves at a time, by the compiler's own conversions, which round to nearest even.
 #pragma once
 
-#include "common/types.h"
+#include "simt/intrinsics.h"
 
 struct __half2 {
-  mn::half x, y;
+  _Float16 x, y;
 };
-inline __half2 __floats2half2_rn(float a, float b) { return {mn::float_to_half(a), mn::float_to_half(b)}; }
-inline float2 __half22float2(__half2 v) { return {mn::half_to_float(v.x), mn::half_to_float(v.y)}; }
+inline __half2 __floats2half2_rn(float a, float b) { return {_Float16(a), _Float16(b)}; }
+inline float2 __half22float2(__half2 v) { return {float(v.x), float(v.y)}; }

@@ -1,6 +1,7 @@
 // Pointwise kernels: a body over every element of strided operands.
 #pragma once
 
+#include "common/forms.h"
 #include "cpu/launch.h"
 #include "cpu/ports.h"
 
@@ -56,7 +57,7 @@ struct pointwise_launch<Body, types<Outs...>, types<Ins...>> {
   template <size_t... O, size_t... I, class... To, class... From>
   MN_FN static void compute(int64_t n, detail::indices<O...>, pack<To*...> to, [[maybe_unused]] pack<From*...> from,
                             detail::indices<I...>) {
-    const Body body{};
+    const auto body = in_any_form<From...>(Body{});
     int64_t first = 0;
     for (; first + stream_lanes <= n; first += stream_lanes) {
       side_by_side<stream_lanes, To...>([&](int64_t l) __attribute__((always_inline)) {
@@ -75,7 +76,7 @@ struct pointwise_launch<Body, types<Outs...>, types<Ins...>> {
   template <size_t... O, size_t... I, class... To, class... From>
   MN_FN static void compute_lanes(int64_t n, detail::indices<O...>, pack<To*...> to,
                                   [[maybe_unused]] pack<From*...> from, detail::indices<I...>) {
-    const Body body{};
+    const auto body = in_any_form<From...>(Body{});
     for (int64_t i = 0; i < n; i += stream_lanes) {
       pack<lanes_of<To>...> computed;
       side_by_side<stream_lanes, To...>([&](int64_t l) __attribute__((always_inline)) {

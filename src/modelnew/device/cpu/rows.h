@@ -1,6 +1,7 @@
 // Row programs: a body over rows that it reduces and rewrites.
 #pragma once
 
+#include "common/forms.h"
 #include "cpu/row_columns.h"
 #include "cpu/row_split.h"
 #include "cpu/row_whole.h"
@@ -15,6 +16,16 @@ MN_FN auto share(Row& row) {
 template <class Row, class F, class... H>
 MN_FN auto replace(Row& row, F f, const H&... h) {
   return row.keep(f, h...);
+}
+
+template <size_t... O, class Row, class F, class... H>
+MN_FN void store(Row& row, F f, const H&... h) {
+  row.template store<O...>(
+      [=](auto... x) {
+        any_form form;
+        return f(form, x...);
+      },
+      h...);
 }
 
 template <class C, class Row, class G, class F, class... H>

@@ -1,6 +1,7 @@
 // A kernel's operands: pointers with their storage types, outputs first; and the body applied to vectors of them.
 #pragma once
 
+#include "common/forms.h"
 #include "cuda/memory.cuh"
 
 namespace mn {
@@ -67,27 +68,33 @@ struct vecs_of<types<S...>, V> {
 template <class List, int V>
 using vecs = typename detail::vecs_of<List, V>::type;
 
-// The body at element `v` of a vector; with several vectors at once the calls are independent of each other.
-template <class Body, class... In, int V, size_t... I, class... Vec>
-MN_FN auto body_at(const pack<Vec...>& x, int v, detail::indices<I...>, types<In...>, std::integral_constant<int, V>) {
-  return as_pack(Body{}(to_compute(get<I>(x).at[v])...));
-}
-
 template <class Result, class... Out, size_t... O>
 MN_FN void put_results(pack<Out...>& y, int v, const Result& result, detail::indices<O...>) {
   ((get<O>(y).at[v] = to_storage<std::decay_t<decltype(get<O>(y).at[0])>>(get<O>(result))), ...);
 }
 
-// `count` of V elements are computed.
+// A vector of an operand, by element: its compute value.
+template <class S, int V>
+struct stored_item {
+  vec<S, V> x;
+  MN_FN compute_t<S> operator[](int v) const { return to_compute(x.at[v]); }
+};
+
+// `count` of V elements are computed, each independently of the others.
+template <class Body, class Outs, int V, class... In, size_t... I>
+MN_FN vecs<Outs, V> apply_body(const pack<vec<In, V>...>& x, int count, detail::indices<I...>) {
+  vecs<Outs, V> y = {};
+  for_results<V>(
+      Body{},
+      [&](int v, const auto& result) {
+        if (v < count) put_results(y, v, as_pack(result), indices_to<Outs::size>{});
+      },
+      stored_item<In, V>{get<I>(x)}...);
+  return y;
+}
 template <class Body, class Outs, class Ins, int V>
 MN_FN vecs<Outs, V> apply_body(const vecs<Ins, V>& x, int count = V) {
-  vecs<Outs, V> y = {};
-#pragma unroll
-  for (int v = 0; v < V; ++v)
-    if (v < count)
-      put_results(y, v, body_at<Body>(x, v, indices_to<Ins::size>{}, Ins{}, std::integral_constant<int, V>{}),
-                  indices_to<Outs::size>{});
-  return y;
+  return apply_body<Body, Outs, V>(x, count, indices_to<Ins::size>{});
 }
 
 // Vectors at the same offset in every operand, aligned.

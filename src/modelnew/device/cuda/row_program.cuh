@@ -5,6 +5,7 @@
 // anything but the row's own values; what they give there is left out of reductions and stores.
 #pragma once
 
+#include "common/forms.h"
 #include "cuda/domain.cuh"
 #include "cuda/operands.cuh"
 #include "cuda/row_moments.cuh"
@@ -55,12 +56,7 @@ struct row_operands {
   }
 };
 
-// A vector of a handle: `item[v]` is the compute value of its element v.
-template <class S, int V>
-struct stored_item {
-  vec<S, V> x;
-  MN_FN compute_t<S> operator[](int v) const { return to_compute(x.at[v]); }
-};
+// A vector of a handle, beside those that are stored: `item[v]` is the compute value of its element v.
 template <class R, int V>
 struct computed_item {
   R x[V];
@@ -190,8 +186,9 @@ struct row_program {
     self().sweep(((vectored >> O & 1) && ...),
                  [&](auto first, auto whole, const auto&... item) {
                    pack<vec<type_at<O, Outs>, V>...> y;
-#pragma unroll
-                   for (int v = 0; v < V; ++v) put_results(y, v, as_pack(f(item[v]...)), indices_to<sizeof...(O)>{});
+                   for_results<V>(
+                       f, [&](int v, const auto& result) { put_results(y, v, as_pack(result), indices_to<sizeof...(O)>{}); },
+                       item...);
                    store_each<O...>(first, whole, y, indices_to<sizeof...(O)>{});
                  },
                  [](int) {}, h...);

@@ -198,6 +198,11 @@ MN_FN auto replace(Row& row, F f, const H&... h) {
   return row.replace(f, h...);
 }
 
+template <size_t... O, class Row, class F, class... H>
+MN_FN void store(Row& row, F f, const H&... h) {
+  row.template store<O...>(f, h...);
+}
+
 template <class C, class Row, class G, class F, class... H>
 MN_FN auto exponentials(Row& row, G exp, F f, const H&... h) {
   return row.template exponentials<C>(exp, f, h...);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/compare.h"
+#include "common/forms.h"
 #include "common/math/erf.h"
 #include "common/math/exp.h"
 #include "common/math/short_forms.h"
@@ -134,7 +135,24 @@ MN_FN float gelu(float x) {
 #endif
 }
 template <class S = void>
+MN_FN float gelu([[maybe_unused]] usual_form& form, float x) {
+#if defined(MN_CUDA)
+  if constexpr (!detail::is_16_bit<S>) {
+    form.strayed |= detail::magnitude(x) > 3.4f;
+    return detail::gelu_near(x);
+  }
+#endif
+  return gelu<S>(x);
+}
+template <class S = void>
+MN_FN float gelu(any_form, float x) {
+  if constexpr (detail::is_16_bit<S>) return gelu<S>(x);
+  return detail::gelu_anywhere(x);
+}
+template <class S = void>
 MN_FN double gelu(double x) { return x * (0.5 * erfc(-0x1.6a09e667f3bcdp-1 * x)); }
+template <class S = void, class Form>
+MN_FN double gelu(Form&, double x) { return gelu<S>(x); }
 
 // x / (1 + e^-v), v = 2 sqrt(2/pi) (x + 0.044715 x^3): v carries its rounding error, which the exponential would
 // enlarge.
