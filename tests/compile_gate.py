@@ -114,7 +114,7 @@ def default_cases() -> list[Case]:
     cases.append(Case("softmax float", SOFTMAX, ("MN_T=float",), beside_examples))
     cases.append(Case("layernorm float", LAYERNORM, ("MN_T=float",), (TABLE_ARCH,)))
     cases.append(Case("norm float", NORM, ("MN_T=float",), (TABLE_ARCH,)))
-    cases.append(Case("norm half", NORM, ("MN_T=mn::half",), (TABLE_ARCH,)))
+    cases.append(Case("softmax half", SOFTMAX, ("MN_T=mn::half",), (TABLE_ARCH,)))
     for tile in (16, 64, 128):
         cases.append(Case(f"product {tile}", PRODUCT, (f"MN_BATCH_TILE={tile}",), (TABLE_ARCH,)))
     across = ("MN_BATCH_TILE=128", "MN_WEIGHT_ACROSS=1")

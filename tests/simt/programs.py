@@ -118,22 +118,6 @@ struct pair_body {
 MN_EXPORT int launch_pair(void* y, const void* a, const void* b, const int64_t* plan, mn::queue queue) {
   return mn::rows<pair_body, mn::types<T>, mn::types<T, T>>({y}, {a, b}, plan, queue);
 }
-// Two forms that differ, so that it shows which one an element took.
-MN_FN C moved(mn::usual_form& form, C x) {
-  form.strayed |= x > 4;
-  return x + 1;
-}
-MN_FN C moved(mn::any_form, C x) { return x - 1; }
-struct moved_body {
-  template <class Row> MN_FN void operator()(Row& row) const {
-    auto x = row.template load<0>();
-    const C top = row.reduce(mn::max<C>{}, [=](C x) { return x; }, x);
-    mn::store<0>(row, [=](auto& form, C x) { return moved(form, x) + top; }, x);
-  }
-};
-MN_EXPORT int launch_moved(void* y, const void* x, const int64_t* plan, mn::queue queue) {
-  return mn::rows<moved_body, mn::types<T>, mn::types<T>>({y}, {x}, plan, queue);
-}
 // The element at a place that each row names, between its two sweeps and after them. Places are wider than elements.
 struct pick_body {
   template <class Row> MN_FN void operator()(Row& row) const {

@@ -105,14 +105,6 @@ def test_rows_that_wait_begin_anywhere(program: Get, dtype: type) -> None:
         assert kinds == {"staged"}
 
 
-@pytest.mark.parametrize("shape", [(5, 37), (70, 128), (2, 9000)])
-def test_only_elements_that_stray_take_another_form(program: Get, shape: tuple[int, int]) -> None:
-    x = RANDOM.integers(0, 7, shape).astype(np.float32)
-    y = np.empty_like(x)
-    rows(program("norm float"), "moved", [y], [x], [1], sweeps=2, on_chip=4, device=H200, orders=(0,))
-    assert (y == np.where(x > 4, x - 1, x + 1) + x.max(1, keepdims=True)).all()
-
-
 def test_inputs_that_wait_side_by_side(program: Get) -> None:
     """Aligned alike, differently, and not contiguous: then they are read in every sweep."""
     size = CHUNK + 2304
