@@ -15,19 +15,24 @@
 namespace mn {
 namespace sm80 {
 
-#if !defined(MN_SIMT)
-MN_FN uint32_t address(const void* shared) { return static_cast<uint32_t>(__cvta_generic_to_shared(shared)); }
+// A place in shared memory.
+#if defined(MN_SIMT)
+using place = unsigned char*;
+MN_FN place place_of(unsigned char* shared) { return shared; }
+#else
+using place = uint32_t;
+MN_FN place place_of(unsigned char* shared) { return static_cast<uint32_t>(__cvta_generic_to_shared(shared)); }
 #endif
 
 // 16 bytes to shared memory, or zeros instead: then nothing is read. Both addresses are multiples of 16.
-MN_FN void copy16(void* to, const void* from, bool there) {
-  MN_SM80(simt::copy_later(to, from, 16, there ? 16 : 0), "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address(to)),
+MN_FN void copy16(place to, const void* from, bool there) {
+  MN_SM80(simt::copy_later(to, from, 16, there ? 16 : 0), "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to),
           "l"(__cvta_generic_to_global(from)), "r"(there ? 16 : 0)
           : "memory");
 }
 // 4 bytes likewise.
-MN_FN void copy4(void* to, const void* from, bool there) {
-  MN_SM80(simt::copy_later(to, from, 4, there ? 4 : 0), "cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address(to)),
+MN_FN void copy4(place to, const void* from, bool there) {
+  MN_SM80(simt::copy_later(to, from, 4, there ? 4 : 0), "cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to),
           "l"(__cvta_generic_to_global(from)), "r"(there ? 4 : 0)
           : "memory");
 }
@@ -41,10 +46,10 @@ MN_FN void copies_wait() {
 
 // Four matrices of 8 rows of 8 halves; lane l has the address of row l % 8 of matrix l / 8, and gets of each matrix two
 // neighbours of row l / 4.
-MN_FN void load_matrices(uint32_t (&to)[4], const void* row) {
+MN_FN void load_matrices(uint32_t (&to)[4], place row) {
   MN_SM80(simt::load_matrices(to, row), "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
           : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-          : "r"(address(row))
+          : "r"(row)
           : "memory");
 }
 

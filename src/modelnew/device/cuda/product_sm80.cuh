@@ -22,49 +22,74 @@ struct copied_layout {
   }
 };
 
-// A thread's part of a group: of the weight's rows, swizzled, and of x in halves, which lies as it is to lie. What is outside
-// of the weight is 0, and not read.
+// What a thread copies of a unit, one group after the other: four pieces of the weight, swizzled, and of x in halves, which
+// lies as it is to lie. What is outside of the weight is 0, and not read.
 template <int Columns, class Outs, class Ins>
-MN_FN void copy_group(const product_operands<Outs, Ins>& o, const product_shape& s, const product_unit& u, int group,
-                      unsigned char* stage) {
+struct copied_pieces {
+  static constexpr int vector = 4, pieces = 4;
+  static constexpr int n_step = weight_across ? 0 : 32, k_step = weight_across ? 8 : 0;  // from a piece to the next
+  static constexpr int place_step = weight_across ? 1024 : 4096;
   using layout = copied_layout<Columns>;
-  constexpr int vector = 4;
-  const float* w = o.at.template input<1>();
-  const int64_t stride_n = o.stride[Outs::size + 1][0], stride_k = o.stride[Outs::size + 1][1];
+  const product_operands<Outs, Ins>& o;
+  const product_shape& s;
+  int n, k;               // of the first piece in the next group
+  const float* w;         // that piece
+  const unsigned char* x;
+
+  MN_FN copied_pieces(const product_operands<Outs, Ins>& o, const product_shape& s, const product_unit& u) : o(o), s(s) {
+    const int group = u.first * groups_per_block;
+    n = u.n_tile * product_rows_per_block + int(weight_across ? threadIdx.x % 32 * vector : threadIdx.x / 8);
+    k = group * product_group + int(weight_across ? threadIdx.x / 32 : threadIdx.x % 8 * vector);
+    w = o.at.template input<1>() + offset(n, k);
+    x = s.x + (int64_t(u.m_tile) * s.blocks * groups_per_block + group) * layout::x_bytes + threadIdx.x * 16;
+  }
+  // In the weight, whose other stride is 1.
+  MN_FN int64_t offset(int n, int k) const {
+    return weight_across ? k * o.stride[Outs::size + 1][1] + n : n * o.stride[Outs::size + 1][0] + k;
+  }
+  MN_FN void copy(sm80::place stage) {
+    const int in_n = n % product_rows_per_block, in_k = k % product_group;
+    const int first_n = n - in_n, first_k = k - in_k;
+    const sm80::place to = stage + (weight_across ? in_n / 32 * 4096 + in_k * 128 + ((in_n % 32 / 4) ^ (in_k & 7)) * 16
+                                                  : in_n * 128 + ((in_k / 4) ^ (in_n & 7)) * 16);
+    if (first_n + product_rows_per_block <= s.n && first_k + product_group <= s.k) {
 #pragma unroll
-  for (int i = 0; i < layout::w_bytes / 16 / product_workers; ++i) {
-    const int piece = threadIdx.x + i * product_workers;
-    const int in_n = weight_across ? piece % 32 * vector : piece / 8, in_k = weight_across ? piece / 32 : piece % 8 * vector;
-    const int64_t n = int64_t(u.n_tile) * product_rows_per_block + in_n, k = int64_t(group) * product_group + in_k;
+      for (int i = 0; i < pieces; ++i) sm80::copy16(to + i * place_step, w + offset(i * n_step, i * k_step), true);
+    } else {
+#pragma unroll 1
+      for (int i = 0; i < pieces; ++i) copy_end(n + i * n_step, k + i * k_step, to + i * place_step);
+    }
+    constexpr int together = product_workers * 16;
+#pragma unroll
+    for (int i = 0; i < layout::x_bytes; i += together)
+      if (layout::x_bytes % together == 0 || i + int(threadIdx.x) * 16 < layout::x_bytes)
+        sm80::copy16(stage + layout::w_bytes + threadIdx.x * 16 + i, x + i, true);
+    k += product_group, w += offset(0, product_group), x += layout::x_bytes;
+  }
+  // A piece that may be outside, or the end of a row.
+  MN_FN void copy_end(int n, int k, sm80::place to) const {
     const bool inside = n < s.n && k < s.k;
-    const int64_t left = weight_across ? s.n - n : s.k - k;
-    const float* from = inside ? w + n * stride_n + k * stride_k : w;
-    unsigned char* to = stage + (weight_across ? in_n / 32 * 4096 + in_k * 128 + ((in_n % 32 / 4) ^ (in_k & 7)) * 16
-                                               : in_n * 128 + ((in_k / 4) ^ (in_n & 7)) * 16);
+    const int left = static_cast<int>(weight_across ? s.n - n : s.k - k);
+    const float* from = o.at.template input<1>() + (inside ? offset(n, k) : 0);
     if (!inside || left >= vector) {
       sm80::copy16(to, from, inside);
-    } else {  // the end of a row
-#pragma unroll
-      for (int e = 0; e < vector; ++e) sm80::copy4(to + 4 * e, e < left ? from + e : from, e < left);
+      return;
     }
-  }
-  const unsigned char* x = s.x + (int64_t(u.m_tile) * s.blocks * groups_per_block + group) * layout::x_bytes;
 #pragma unroll
-  for (int i = threadIdx.x * 16; i < layout::x_bytes; i += product_workers * 16)
-    sm80::copy16(stage + layout::w_bytes + i, x + i, true);
-}
+    for (int e = 0; e < vector; ++e) sm80::copy4(to + 4 * e, e < left ? from + e : from, e < left);
+  }
+};
 
 // A warp's sums of a group, added to `total`. As on Hopper the small products come first, but each 16 along k have sums of
 // their own: Ampere's tensor cores cut off more.
 template <int Columns>
-MN_FN void add_group(const product_fragments& w, const unsigned char* x, float (&total)[Columns / 2]) {
+MN_FN void add_group(const product_fragments& w, sm80::place x, float (&total)[Columns / 2]) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int j = 0; j < Columns / 8; ++j) {
     uint32_t high[4], low[4];
-    const unsigned char* row = x + (8 * j + lane % 8) * 128;
-    sm80::load_matrices(high, row + ((lane / 8) ^ (lane % 8)) * 16);
-    sm80::load_matrices(low, row + ((lane / 8 + 4) ^ (lane % 8)) * 16);
+    sm80::load_matrices(high, x + ((lane / 8) ^ (lane % 8)) * 16 + lane % 8 * 128 + j * 1024);
+    sm80::load_matrices(low, x + ((lane / 8 + 4) ^ (lane % 8)) * 16 + lane % 8 * 128 + j * 1024);
     float sums[2][4] = {};
 #pragma unroll
     for (int s = 0; s < 2; ++s) {
@@ -77,14 +102,15 @@ MN_FN void add_group(const product_fragments& w, const unsigned char* x, float (
   }
 }
 
-template <int Columns, class Outs, class Ins>
-MN_FN void sum_copied(const product_operands<Outs, Ins>& o, const product_shape& s, const product_unit& u,
-                      unsigned char* shared, product_weight_rows& rows, float (&total)[Columns / 2]) {
+template <int Columns, class Pieces>
+MN_FN void sum_copied(Pieces pieces, const product_unit& u, unsigned char* shared, product_weight_rows& rows,
+                      float (&total)[Columns / 2]) {
   using layout = copied_layout<Columns>;
+  const sm80::place base = sm80::place_of(shared);
   const int last = u.last * groups_per_block;
   int ahead = u.first * groups_per_block;
   const auto copy_next = [&](int stage) {  // a group of copies, an empty one at the end
-    if (ahead < last) copy_group<Columns>(o, s, u, ahead, shared + stage * layout::stage_bytes);
+    if (ahead < last) pieces.copy(base + stage * layout::stage_bytes);
     ++ahead;
     sm80::copies_commit();
   };
@@ -98,10 +124,9 @@ MN_FN void sum_copied(const product_operands<Outs, Ins>& o, const product_shape&
     sm80::copies_wait<layout::stages - 2>();
     __syncthreads();  // what all have copied is there, and the stage before has been read by all
     copy_next(stage == 0 ? layout::stages - 1 : stage - 1);
-    const unsigned char* at = shared + stage * layout::stage_bytes;
     product_fragments w;
-    rows.split_group(at, w);
-    add_group<Columns>(w, at + layout::w_bytes, total);
+    rows.split_group(shared + stage * layout::stage_bytes, w);
+    add_group<Columns>(w, base + stage * layout::stage_bytes + layout::w_bytes, total);
     if (++stage == layout::stages) stage = 0;
   }
 }
@@ -117,7 +142,7 @@ __global__ void __launch_bounds__(product_workers, Columns > 16 ? 1 : 2)
     const product_unit u = unit_at<1>(s, index);
     product_weight_rows w(s, u);
     float total[Columns / 2];
-    sum_copied<Columns>(o, s, u, shared, w, total);
+    sum_copied<Columns>(copied_pieces<Columns, Outs, Ins>(o, s, u), u, shared, w, total);
     finish_unit<Body, Reduce, Finish, Columns, 1>(o, s, index, w, total, shared + layout::scratch,
                                                   reinterpret_cast<uint32_t*>(shared + layout::flag));
   }
