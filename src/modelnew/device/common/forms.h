@@ -37,18 +37,18 @@ MN_FN void for_results(const F& f, Put put, const Item&... item) {
   if constexpr (has_forms<F, decltype(item[0])...>) {
     usual_form usual[V];
     bool strayed = false;
-#pragma unroll
+    MN_UNROLL
     for (int v = 0; v < V; ++v) {
       put(v, f(usual[v], item[v]...));
       strayed |= usual[v].strayed;
     }
     if (!strayed) return;
     any_form any;
-#pragma unroll
+    MN_UNROLL
     for (int v = 0; v < V; ++v)
       if (usual[v].strayed) put(v, f(any, item[v]...));
   } else {
-#pragma unroll
+    MN_UNROLL
     for (int v = 0; v < V; ++v) put(v, f(item[v]...));
   }
 }

@@ -12,10 +12,12 @@
 #define MN_FN __device__ __forceinline__
 #define MN_SELDOM inline __device__ __noinline__  // called so seldom that it should not stand in the way of the rest
 #define MN_EXPORT extern "C" __attribute__((visibility("default")))
+#define MN_UNROLL _Pragma("unroll")
 #else
 #define MN_FN inline __attribute__((always_inline))
 #define MN_SELDOM MN_FN
 #define MN_EXPORT extern "C" __attribute__((visibility("default")))
+#define MN_UNROLL
 #endif
 
 #if defined(MN_CUDA)
