@@ -152,8 +152,8 @@ def test_limits_of_the_device_hold(size: int, count: int, bytes_each: int, devic
         kept = b // 16 * 16
         if plan.kind == "staged":
             chunks = -(-layout.row_size * bytes_each // (384 * 4 * 16))
-            assert a == 3 and c in (1, 2, 4, 8) and -(-chunks // c) < b <= 64
-            assert 5760 + b * 384 * 4 * 16 <= device.shared_per_block
+            assert a == 3 and blocks in (1, 2, 4, 8) and -(-chunks // blocks) < b <= 64
+            assert 6272 + b * 384 * 4 * 16 <= device.shared_per_block
             continue
         if plan.kind == "registers":
             held = a * 64 // max(4, bytes_each) * (2 if a == 32 else 1)

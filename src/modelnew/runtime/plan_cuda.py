@@ -20,7 +20,7 @@ _SCRATCH = 2 * 32 * _PARTIAL + 2 * 16 * _PARTIAL  # shared memory of a block's a
 _MOST_THREADS = 512  # of a row in registers (rows_registers.cuh)
 _CHUNK = 384 * 4 * 16  # bytes of one input's chunk of a row that waits (stage_shape in rows_staged.cuh)
 _MOST_STAGES = 64
-_STAGED_SCRATCH = _SCRATCH + 16 + _MOST_STAGES * 16 + 112  # bytes before the chunks (places_at)
+_STAGED_SCRATCH = (_SCRATCH + 16 + _MOST_STAGES * 24 + 8 * 12 + 127) // 128 * 128  # bytes before the chunks (places_at)
 _OVERLAPPING = 4  # rows that must be worked on at a time where a row's stages wait for each other all over the device
 _THREADS = 256  # of a block of any other row program; two blocks fit on a multiprocessor (rows_chunks.cuh)
 
@@ -136,7 +136,8 @@ def _staged(layout: RowLayout, row: _Row, device: Device) -> Optional[Plan]:
         return None
     numbers = "a block" if blocks == 1 else f"a cluster of {blocks} blocks"
     why = f"{_kilobytes(row.size * row.loaded)} per row wait on chip in {numbers} while others are worked on: one read"
-    return _plan("staged", _STAGED, layout, device, row.sweeps, stages, blocks, why)
+    many = 8 * (device.sms // blocks) <= row.rows < 1 << 31
+    return _plan("staged", _STAGED, layout, device, row.sweeps, stages, blocks + 65536 * many, why)
 
 
 def _describe(layout: RowLayout, device: Device) -> _Row:

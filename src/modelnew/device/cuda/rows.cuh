@@ -5,10 +5,11 @@
 //   kind 2  a cluster per row:    a = threads, b = kept, c = blocks per row
 //   kind 3  many blocks per row:  a = threads, b = kept, c = blocks per row, teams
 //   kind 4  rows side by side:    a = rows per block, b = kept, c = blocks per row, teams
-//   kind 5  rows that wait:       a = sweeps, b = places per block, c = blocks per row, a cluster
+//   kind 5  rows that wait:       a = sweeps, b = places per block, c = blocks per row, a cluster; teams: 1 where rows
+//                                 are taken as they come
 // kept: bytes of shared memory for what is kept on chip, + 1 if that holds computed values too. c: blocks per row +
-// 65536 * teams; teams: how many rows (kind 4: groups of a rows) a cooperative grid works on at a time. Where a row has
-// blocks beyond one cluster's, the address of device memory for their partial results follows the strides.
+// 65536 * teams; teams: how many rows (kind 4: groups of a rows) a cooperative grid works on at a time. Where there are
+// teams, the address of device memory follows the strides: for partial results, or to count the rows that are taken.
 #pragma once
 
 #include "cuda/rows_chunks.cuh"
@@ -149,7 +150,7 @@ int launch_staged(row_operands<Outs, Ins>& o, const int64_t* plan, queue stream)
   stage_shape shape = {};
   shape.sweeps = static_cast<int>(plan[5]);
   shape.stages = static_cast<int>(plan[6]);
-  shape.blocks = static_cast<int>(plan[7]);
+  shape.blocks = static_cast<int>(plan[7] % 65536);
   shape.staged = o.own & of_16_bytes<V>(Ins{}, indices_to<Ins::size>{});
   for (int k = o.at.outs; k < o.count; ++k)
     if (o.step[k] != 1) shape.staged &= ~(1u << (k - o.at.outs));  // one value per row takes no places
@@ -166,6 +167,11 @@ int launch_staged(row_operands<Outs, Ins>& o, const int64_t* plan, queue stream)
   const int error = resident_clusters(kernel, where, teams);
   if (error != cudaSuccess) return error;
   where.blocks = (o.rows < teams ? o.rows : teams) * shape.blocks;
+  if (plan[7] >= 65536) {
+    shape.taken = reinterpret_cast<unsigned*>(plan[8 + (1 + o.count) * (plan[3] + plan[4])]);
+    const cudaError_t error = cudaMemsetAsync(shape.taken, 0, sizeof(unsigned), stream);
+    if (error != cudaSuccess) return taken(error);
+  }
   return launch(kernel, where, stream, o, shape);
 }
 

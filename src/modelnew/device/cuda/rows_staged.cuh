@@ -1,7 +1,8 @@
 // Rows that wait in shared memory: a row's blocks (one, or a cluster) hold it there, chunk by chunk, while the body
 // sweeps over it. As soon as the last sweep is done with a chunk, bulk copies fill its place with what comes next of the
 // following rows, so that memory is read all the while. A warp of its own sends for them: those that compute would be
-// held up by that at every chunk.
+// held up by that at every chunk. Where there are many rows, who is done takes the next one: multiprocessors are not
+// equally far from memory, and with equal shares all wait for the slowest (4 % of the time of a copy on an H200).
 #pragma once
 
 #include "cuda/bulk.cuh"
@@ -19,18 +20,24 @@ struct stage_shape {
   static constexpr int step_bytes = threads * 16;  // between a thread's vectors
   static constexpr int chunk_bytes = vectors * step_bytes;
   static constexpr int most_stages = 64;  // so that a chain of additions has at most 256 terms
-  // Shared memory: a block's partial results, a cluster's, its two barriers, two barriers per place.
+  static constexpr int most_told = 8;      // rows that a cluster's first block is ahead of another's, and more
+  // Shared memory: a block's partial results, a cluster's, its two barriers; per place two barriers and the row whose
+  // first chunk it has; what the cluster's first block tells of rows.
   static constexpr int cluster_at = block_group::scratch_bytes;
   static constexpr int meet_at = cluster_at + cluster_group::scratch_bytes;
   static constexpr int full_at = meet_at + 16;
   static constexpr int free_at = full_at + 8 * most_stages;
-  static constexpr int places_at = (free_at + 8 * most_stages + 127) / 128 * 128;
+  static constexpr int rows_at = free_at + 8 * most_stages;
+  static constexpr int told_at = rows_at + 8 * most_stages;
+  static constexpr int told_rows_at = told_at + 8 * most_told;
+  static constexpr int places_at = (told_rows_at + 4 * most_told + 127) / 128 * 128;
 
   int blocks;       // per row, a cluster
   int stages;       // places for chunks, in each block
   int sweeps;       // that the body makes; the last one frees places
   unsigned staged;  // bit I: input I differs from row to row, and its vectors are 16 bytes
   int chunks;       // of a row, per block: not more than there are places
+  unsigned* taken;  // how many rows have been besides each team's first; null: teams have equal shares
 };
 
 // A vector of a chunk that is in shared memory.
@@ -169,6 +176,7 @@ struct staged_row : row_program<staged_row<Outs, Ins, Width>, Outs, Ins, Width> 
         full(i)->init();
         free(i)->init(stage_shape::warps);
       }
+      for (int i = 0; i < stage_shape::most_told; ++i) told(i)->init();
       arrival::inits_visible();
     }
     __syncthreads();
@@ -178,19 +186,32 @@ struct staged_row : row_program<staged_row<Outs, Ins, Width>, Outs, Ins, Width> 
   MN_FN void send_for_rows(int64_t first_row) const {
     int number = 0, parity = 1;
     base ahead(this->o);
+    int64_t target = first_row;
 #pragma unroll 1
-    for (int64_t target = first_row; target < this->o.rows; target += teams) {
+    for (int turn = 0; target < this->o.rows; ++turn) {
+      // asked for now, needed when this row's chunks have been sent for
+      const unsigned others = shape.taken != nullptr && block == 0 ? atomicAdd(shape.taken, 1u) : 0;
       ahead.enter(target);
       const unsigned sent = shape.staged & (ahead.vectored >> Outs::size);
       int begin = block * chunk - ahead.skew;
 #pragma unroll 1
       for (int k = 0; k < shape.chunks; ++k) {
         free(number)->wait(parity);
+        if (k == 0) *row_at(number) = target;
         send_for(ahead, sent, begin, number);
         begin += shape.blocks * chunk;
         if (++number == shape.stages) number = 0, parity ^= 1;
       }
+      target = shape.taken != nullptr ? agree(turn, static_cast<unsigned>(teams) + others) : target + teams;
     }
+    free(number)->wait(parity);
+    *row_at(number) = -1;
+    full(number)->expect(0);
+  }
+  // The next row, as soon as its first chunk is there; -1 after the last.
+  MN_FN int64_t next() const {
+    full(stage)->wait(parity);
+    return *row_at(stage);
   }
   MN_FN void begin(int64_t number) {
     this->enter(number);
@@ -311,6 +332,25 @@ struct staged_row : row_program<staged_row<Outs, Ins, Width>, Outs, Ins, Width> 
   MN_FN arrival* full(int number) const {
     return reinterpret_cast<arrival*>(shared_memory() + stage_shape::full_at) + number;
   }
+  MN_FN int64_t* row_at(int number) const {
+    return reinterpret_cast<int64_t*>(shared_memory() + stage_shape::rows_at) + number;
+  }
+  MN_FN arrival* told(int number) const {
+    return reinterpret_cast<arrival*>(shared_memory() + stage_shape::told_at) + number;
+  }
+  // What the cluster's first block says, in all its blocks. It is never far ahead: rows are combined all over the cluster.
+  MN_FN unsigned agree(int turn, unsigned row) const {
+    const int slot = turn % stage_shape::most_told;
+    unsigned* said = reinterpret_cast<unsigned*>(shared_memory() + stage_shape::told_rows_at) + slot;
+    if (block == 0) {
+#pragma unroll 1
+      for (int r = 1; r < shape.blocks; ++r) told(slot)->send(r, said, row);
+      return row;
+    }
+    told(slot)->expect(4);
+    told(slot)->wait(turn / stage_shape::most_told & 1);
+    return *said;
+  }
   MN_FN arrival* free(int number) const {
     return reinterpret_cast<arrival*>(shared_memory() + stage_shape::free_at) + number;
   }
@@ -394,7 +434,7 @@ __global__ void __launch_bounds__(stage_shape::in_block, 1)
     if (threadIdx.x == stage_shape::threads) row.send_for_rows(team);
     return;
   }
-  for (int64_t number = team; number < o.rows; number += teams) {
+  for (int64_t number = row.next(); number >= 0; number = row.next()) {
     row.begin(number);
     Body{}(row);
     row.end();
