@@ -205,8 +205,11 @@ def test_where_nothing_was_measured_products_are_ours_only_when_asked_for(capabi
     assert plan(device=device) is None
     assert plan(device=device, unmeasured=True).kind == AMPERE
     asked = {"device": device, "unmeasured": True}
-    assert plan(m=16, **asked).numbers[TILE_AT : TILE_AT + 2] == (16, 4)  # 32 blocks of k in parts for every SM
-    assert plan(m=17, **asked).numbers[TILE_AT : TILE_AT + 2] == (64, 4)
+    assert plan(m=16, **asked).numbers[TILE_AT : TILE_AT + 2] == (16, 6)  # 192 blocks: an SM has two of them
+    assert plan(m=17, **asked).numbers[TILE_AT : TILE_AT + 2] == (
+        64,
+        3,
+    )  # 96: a fourth part would come after the others
     assert plan(m=4096, **asked).numbers[TILE_AT : TILE_AT + 2] == (64, 1)
     assert plan(m=2, n=64, k=64, **asked).numbers[TILE_AT : TILE_AT + 2] == (16, 1)
     assert plan(m=1, **asked) is None
