@@ -1,4 +1,4 @@
-"""The constants at the top of a reference file, and `--set NAME=VALUE`: pure functions on its text.
+"""The constants at the top of a reference file, and `--set NAME=VALUE`: pure functions on its text, and its import.
 
 A constant is a name that a module-level statement sets to a literal or to arithmetic on literals and other constants:
 `batch_size = 128`, `M, N = 64, 4 * width`, `scale: float = 0.5`. An override rewrites the value in place, so that what
@@ -9,8 +9,13 @@ from __future__ import annotations
 
 import ast
 import symtable
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from types import ModuleType
 
 from modelnew.errors import UsageError
 
@@ -59,6 +64,20 @@ def override_known(source: str, overrides: Mapping[str, object], *, on: str) -> 
     """`source` with those of the constants set that it has; other names are none of its business. As `override` otherwise."""
     known = constants(source)
     return override(source, {name: value for name, value in overrides.items() if name in known}, on=on)[0]
+
+
+def imported(path: Path, name: str, overrides: Mapping[str, object]) -> ModuleType:
+    """The file as module `name`, with those of its constants set that `overrides` has. Raises what the file raises."""
+    loader = SourceFileLoader(name, str(path))
+    spec = spec_from_loader(name, loader)
+    assert spec is not None
+    module = sys.modules[name] = module_from_spec(spec)
+    if overrides:
+        text = override_known(path.read_text(), overrides, on=str(path))
+        exec(compile(text, str(path), "exec"), module.__dict__)
+    else:
+        loader.exec_module(module)
+    return module
 
 
 def read_by(source: str, name: str) -> set[str]:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import math
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from torch import nn
 
 from modelnew import fakes, reference
-from modelnew.constants import override_known
+from modelnew.constants import imported
 from modelnew.errors import BenchError, UsageError
 from modelnew.problem import Problem
 
@@ -70,7 +67,7 @@ def candidate(path: Path, problem: Problem, model: nn.Module, *, device: str) ->
 
     Raises BenchError when the file defines no ModelNew or its parameters are not the original's.
     """
-    module = _module(path, problem.overrides)
+    module = imported(path, f"candidate_{abs(hash(path.resolve())):x}", problem.overrides)
     make = getattr(module, "ModelNew", None)
     if make is None:
         raise BenchError("the file defines no ModelNew", doing="timing a candidate", on=str(path))
@@ -79,16 +76,3 @@ def candidate(path: Path, problem: Problem, model: nn.Module, *, device: str) ->
     new.load_state_dict(model.state_dict(), assign=True)  # shares memory: huge weights exist once
     floating = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     return new.to(device, floating) if floating is not None else new.to(device)
-
-
-def _module(path: Path, overrides: Mapping[str, object]) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"candidate_{abs(hash(path.resolve())):x}", path)
-    if spec is None or spec.loader is None:
-        raise BenchError("this is not a Python file", doing="timing a candidate", on=str(path))
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    if overrides:  # its own constants of these names are set too
-        exec(compile(override_known(path.read_text(), overrides, on=str(path)), str(path), "exec"), module.__dict__)
-    else:
-        spec.loader.exec_module(module)
-    return module

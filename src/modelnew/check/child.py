@@ -6,7 +6,6 @@ on a pipe of its own; what the candidate prints goes to the log.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import resource
@@ -24,7 +23,7 @@ from modelnew.check.gradients import WithGradients
 from modelnew.check.observe import Observer, checksum, copy_tree, flat, launches, moved, seed_all, told, twin, wrote
 from modelnew.check.streams import call_late
 from modelnew.check.wire import Reader, Writer
-from modelnew.constants import override_known
+from modelnew.constants import imported
 
 
 class Server:
@@ -47,16 +46,8 @@ class Server:
             self.device = torch.device("cuda", torch.cuda.current_device())
         flags = tamper.flags()
         sys.path.append(str(path.parent))
-        spec = importlib.util.spec_from_file_location("candidate", path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["candidate"] = module
         try:
-            if request["constants"]:
-                text = override_known(path.read_text(), request["constants"], on=str(path))
-                exec(compile(text, str(path), "exec"), module.__dict__)
-            else:
-                spec.loader.exec_module(module)
+            module = imported(path, "candidate", request["constants"])
         except BaseException as error:
             return _raised("importing the file", error)
         cls = getattr(module, "ModelNew", None)
