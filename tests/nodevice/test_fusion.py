@@ -76,10 +76,10 @@ def test_equal_regions_share_a_kernel():
 
 
 def test_passes_of_a_row_program():
-    """softmax: maximum, sum, store. Layer norm: moments, store."""
+    """softmax: exponentials, store. Layer norm: moments, store."""
     softmax = compile_module(Function(lambda s, x: x.softmax(1)), (X,)).kernels[0]
     norm = compile_module(nn.LayerNorm(10), (X,)).kernels[0]
-    assert schedule(softmax).passes == 3
+    assert schedule(softmax).passes == 2
     assert schedule(norm).passes == 2
     assert [len(keeps) for keeps in schedule(softmax).keeps] == [0, 1, 0], "exponentials are computed once"
 
@@ -108,6 +108,45 @@ def test_mean_and_squares_are_one_pass(case):
     (kernel,) = compile_module(Function(function, **layers()), (X,)).kernels
     assert schedule(kernel).passes == passes
     assert ("moments" in render_kernel(kernel)) == (case in MOMENTS)
+
+
+SUMS_OF_EXPONENTIALS = {
+    "logsumexp": (lambda s, x: x.logsumexp(1), 1),
+    "and its maximum": (lambda s, x: (x.logsumexp(1), x.amax(1)), 1),
+    "of what is masked": (lambda s, x: (x * 0.1).masked_fill(x > 1, -torch.inf).logsumexp(1), 1),
+    "log-softmax": (lambda s, x: x.log_softmax(1), 2),
+    "loss": (lambda s, x: F.cross_entropy(x, torch.arange(6), reduction="none"), 1),
+    "of a norm": (lambda s, x: s.norm(x).logsumexp(1), 2),
+    "by hand": (lambda s, x: (x - x.amax(1, keepdim=True)).exp().sum(1), 1),
+}
+EXPONENTIALS = {
+    "softmax": (lambda s, x: x.softmax(1), 2),
+    "entropy": (lambda s, x: (x.softmax(1) * x.log_softmax(1)).sum(1), 2),
+    "of a norm": (lambda s, x: s.norm(x).softmax(1), 3),
+    "their variance": (lambda s, x: (x - x.amax(1, keepdim=True)).exp().var(1), 2),
+}
+OTHERS = {
+    "not its maximum": (lambda s, x: (x - x.amin(1, keepdim=True)).exp().sum(1), 2),
+    "another's maximum": (lambda s, x: (x * 2 - x.amax(1, keepdim=True)).exp().sum(1), 2),
+    "products": (lambda s, x: (x - x.amax(1, keepdim=True)).exp().prod(1), 2),
+    "with another sum": (lambda s, x: (x.logsumexp(1), x.mean(1)), 2),
+    "base 2": (lambda s, x: (x - x.amax(1, keepdim=True)).exp2().sum(1), 2),
+    "of what is not shifted": (lambda s, x: x.exp().sum(1), 1),
+}
+
+
+@pytest.mark.parametrize(
+    ("call", "case"),
+    [("exponential_sum", c) for c in SUMS_OF_EXPONENTIALS]
+    + [("exponentials", c) for c in EXPONENTIALS]
+    + [("", c) for c in OTHERS],
+)
+def test_maximum_and_exponentials_are_one_pass(call, case):
+    function, passes = {"exponential_sum": SUMS_OF_EXPONENTIALS, "exponentials": EXPONENTIALS, "": OTHERS}[call][case]
+    kernel = compile_module(Function(function, **layers()), (X,)).kernels[-1]
+    text = render_kernel(kernel)
+    assert schedule(kernel).passes == passes, text
+    assert [name for name in ("exponential_sum", "exponentials") if f"mn::{name}<" in text] == [call] * bool(call)
 
 
 def test_no_cycle_between_regions():

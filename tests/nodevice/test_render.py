@@ -38,7 +38,7 @@ ROWS = """\
 struct softmax_body {
   template <class Row> MN_FN void operator()(Row& row) const {
     auto x = row.template load<0>();
-    auto soft = mn::exponentials<C>(row, [](C x) { return mn::exp_below(x); }, [=](C x) { return x; }, x);
+    auto soft = mn::exponentials<C>(row, [](C x) { return mn::exp_below<T>(x); }, [=](C x) { return x; }, x);
     auto exp = soft.exp;
     const auto sum = soft.sum;
     const auto by_sum = mn::divisor(sum);

@@ -60,14 +60,14 @@ MN_EXPORT int launch_fill(void* y, const int64_t* plan, mn::queue queue) {
 """
 
 SOFTMAX = """
-#include <math.h>
+#include "common/math/exp.h"
 #include "cuda/rows.cuh"
 using T = MN_T;
 using C = mn::compute_t<T>;
 struct softmax_body {
   template <class Row> MN_FN void operator()(Row& row) const {
     auto x = row.template load<0>();
-    auto soft = mn::exponentials<C>(row, [](C x) { return C(exp(x)); }, [=](C x) { return x; }, x);
+    auto soft = mn::exponentials<C>(row, [](C x) { return mn::exp_below<T>(x); }, [=](C x) { return x; }, x);
     auto e = soft.exp;
     const auto s = mn::divisor(soft.sum);
     row.template store<0>([=](C e) { return e / s; }, e);
@@ -75,6 +75,19 @@ struct softmax_body {
 };
 MN_EXPORT int launch_softmax(void* y, const void* x, const int64_t* plan, mn::queue queue) {
   return mn::rows<softmax_body, mn::types<T>, mn::types<T>>({y}, {x}, plan, queue);
+}
+// What one sweep gives of a row, by both ways to count where its maximum is infinite.
+struct logsumexp_body {
+  template <class Row> MN_FN void operator()(Row& row) const {
+    auto x = row.template load<0>();
+    auto soft = mn::exponential_sum<C>(row, [](C x) { return mn::exp_below<T>(x); }, [=](C x) { return x; }, x);
+    row.template put<0>(soft.max);
+    row.template put<1>(soft.sum);
+    row.template put<2>(soft.shifted_sum);
+  }
+};
+MN_EXPORT int launch_logsumexp(void* top, void* sum, void* shifted, const void* x, const int64_t* plan, mn::queue queue) {
+  return mn::rows<logsumexp_body, mn::types<C, C, C>, mn::types<T>>({top, sum, shifted}, {x}, plan, queue);
 }
 """
 

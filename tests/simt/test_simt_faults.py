@@ -20,6 +20,24 @@ from tests.simt.programs import POINTWISE, SMALL_TILE, SOFTMAX
 Run = Callable[[Program], None]
 
 
+# Softmax, and a reduction after another.
+ROWS = (
+    SOFTMAX
+    + """
+struct twice_body {
+  template <class Row> MN_FN void operator()(Row& row) const {
+    auto x = row.template load<0>();
+    const C top = row.reduce(mn::max<C>{}, [=](C x) { return x; }, x);
+    row.template put<0>(row.reduce(mn::max<C>{}, [=](C x) { return top - x; }, x));
+  }
+};
+MN_EXPORT int launch_twice(void* y, const void* x, const int64_t* plan, mn::queue queue) {
+  return mn::rows<twice_body, mn::types<T>, mn::types<T>>({y}, {x}, plan, queue);
+}
+"""
+)
+
+
 class Fault(NamedTuple):
     name: str
     header: str
@@ -47,8 +65,19 @@ def softmax(count: int, size: int, axis: int = 1, device: Device = H200) -> Run:
         truth = e / e.sum(axis, keepdims=True)
         y = np.empty_like(x)
         for order in ORDERS:
-            rows(program, "softmax", [y], [x], [axis], sweeps=3, on_chip=8, device=device, orders=(order,))
+            rows(program, "softmax", [y], [x], [axis], sweeps=2, on_chip=8, device=device, orders=(order,))
             assert np.abs(y - truth).max() <= 1e-6 * truth.max()
+
+    return run
+
+
+def twice(count: int, size: int, axis: int) -> Run:
+    def run(program: Program) -> None:
+        x = np.random.default_rng(2).standard_normal((count, size)).astype(np.float32)
+        y = np.empty_like(x.max(axis, keepdims=True))
+        for order in ORDERS:
+            rows(program, "twice", [y], [x], [axis], sweeps=2, on_chip=4, orders=(order,))
+            assert np.array_equal(y, x.max(axis, keepdims=True) - x.min(axis, keepdims=True))
 
     return run
 
@@ -156,7 +185,7 @@ ROW_FAULTS = [
         "group.cuh",
         "    __syncthreads();  // the next reduction",
         "    if (!IF) __syncthreads();  // the next reduction",
-        softmax(60, 40, 0),
+        twice(60, 40, 0),
         "",
     ),
     Fault(
@@ -331,7 +360,7 @@ def with_faults(folder: Path, faults: list[Fault]) -> Path:
     return device
 
 
-SOURCES = {POINTWISE: POINTWISE_FAULTS, SOFTMAX: ROW_FAULTS, SMALL_TILE: PRODUCT_FAULTS}
+SOURCES = {POINTWISE: POINTWISE_FAULTS, ROWS: ROW_FAULTS, SMALL_TILE: PRODUCT_FAULTS}
 CASES = [(source, n, fault) for source, faults in SOURCES.items() for n, fault in enumerate(faults, 1)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -25,6 +26,21 @@ class Moments:
 
 
 @dataclass(frozen=True)
+class Exponentials:
+    """The largest `value` along the row, and the sum of `exp`, e^(value - shift).
+
+    shift: the largest, or that with 0 in the place of an infinite one. kept: later sweeps need the exponentials too.
+    """
+
+    value: Expr
+    top: Expr
+    shift: Expr
+    exp: Expr
+    total: Expr
+    kept: bool
+
+
+@dataclass(frozen=True)
 class Schedule:
     """Stage k: `scalars[k]` (one value per row, used along it), then `keeps[k]` (per element, kept), then `sweeps[k]`.
 
@@ -44,7 +60,8 @@ class Schedule:
     @property
     def passes(self) -> int:
         """Sweeps over the row, the store among them; keeps ride along with the first that needs them."""
-        return sum(bool(sweep.reductions) for sweep in self.sweeps) - len(self.moments) + bool(self.stores)
+        pairs = len(self.moments) + len(self.exponentials)
+        return sum(bool(sweep.reductions) for sweep in self.sweeps) - pairs + bool(self.stores)
 
     def replaces(self, kept: Expr, stage: int) -> bool:
         """A kept value may take the place of the input that it is made of: later sweeps need only the value."""
@@ -56,23 +73,16 @@ class Schedule:
         return alone and len(inputs) == 1 and id(inputs[0]) not in read
 
     @property
-    def exponentials(self) -> tuple[Expr, Expr, Expr] | None:
-        """The first sweeps' maximum M of v, the kept e^(v - M), and their sum: one call makes them."""
-        if len(self.sweeps) < 2 or self.keeps[0] or len(self.keeps[1]) != 1:
-            return None
-        first, second = self.sweeps[0].reductions, self.sweeps[1].reductions
-        (exp,) = self.keeps[1]
-        if len(first) != 1 or len(second) != 1 or second[0].args[0] is not exp or exp.detail != "exp":
-            return None
-        (top,), (total,), shifted = first, second, exp.args[0]
-        found = (
-            top.detail == "max"
-            and total.detail == "sum"
-            and top.ctype in FLOAT_TYPES
-            and shifted.detail == "sub"
-            and shifted.args == (top.args[0], top)
-        )
-        return (top, exp, total) if found else None
+    def exponentials(self) -> dict[int, Exponentials]:
+        """By stage: a maximum, and the sum of exponentials that is all that the next stage reduces: one call makes both."""
+        found: dict[int, Exponentials] = {}
+        for stage in range(len(self.sweeps) - 1):
+            first, second = self.sweeps[stage].reductions, self.sweeps[stage + 1].reductions
+            if len(first) == len(second) == 1 and len(self.keeps[stage + 1]) <= 1:
+                pair = _exponentials(first[0], second[0], self.keeps[stage + 1])
+                if pair is not None:
+                    found[stage] = pair
+        return found
 
     @property
     def moments(self) -> dict[int, Moments]:
@@ -81,7 +91,7 @@ class Schedule:
         found: dict[int, Moments] = {}
         for stage in range(len(self.sweeps) - 1):
             first, second = self.sweeps[stage].reductions, self.sweeps[stage + 1].reductions
-            if stage - 1 not in found and len(first) == len(second) == 1:
+            if stage - 1 not in {*found, *self.exponentials} and len(first) == len(second) == 1:
                 pair = _moments(first[0], second[0])
                 if pair is not None and self._only_the_mean_is_read(first[0], pair.mean):
                     found[stage] = pair
@@ -142,6 +152,29 @@ def _moments(total: Expr, squares: Expr) -> Moments | None:
     mean = centred.args[1]
     found = mean.detail == "div" and mean.args[0] is total and mean.args[1].kind == "size"
     return Moments(value, mean, squares) if found else None
+
+
+def _exponentials(top: Expr, total: Expr, keeps: tuple[Expr, ...]) -> Exponentials | None:
+    (value,), (exp,) = top.args, total.args
+    if top.detail != "max" or total.detail != "sum" or top.ctype not in FLOAT_TYPES or exp.detail != "exp":
+        return None
+    shifted = exp.args[0]
+    if shifted.detail != "sub" or shifted.args[0] is not value or keeps not in ((), (exp,)):
+        return None
+    shift = shifted.args[1]
+    if shift is not top and (keeps or not _is_finite_or_zero(shift, top)):
+        return None
+    return Exponentials(value, top, shift, exp, total, bool(keeps))
+
+
+def _is_finite_or_zero(shift: Expr, top: Expr) -> bool:
+    """where(abs(top) == inf, 0, top)"""
+    if shift.detail != "where" or shift.args[1].detail != 0 or shift.args[2] is not top:
+        return False
+    condition = shift.args[0]
+    if condition.detail != "eq" or condition.args[1].detail != math.inf:
+        return False
+    return condition.args[0].detail == "abs" and condition.args[0].args == (top,)
 
 
 def _stored_whole(kernel: Kernel, result: int) -> bool:

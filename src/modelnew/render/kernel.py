@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from modelnew.kernel.ir import COSTLY, FLOAT_TYPES, FORMED, Expr, Kernel, walk
-from modelnew.kernel.schedule import Moments, Schedule, made_for, schedule
+from modelnew.kernel.schedule import Exponentials, Moments, Schedule, made_for, schedule
 from modelnew.render.expression import Writer, bare
 from modelnew.render.names import names_of
 
@@ -106,16 +106,16 @@ class RowWriter:
         exponentials, moments = self.plan.exponentials, self.plan.moments
         for stage, sweep in enumerate(self.plan.sweeps):
             self._scalars(self.plan.scalars[stage])
-            if exponentials and stage < 2:
-                if stage == 0:
-                    self._exponentials(*exponentials)
+            if stage - 1 in exponentials:  # what this stage keeps and reduces has been made
                 continue
             for kept in self.plan.keeps[stage]:
                 name = self.unique(str(kept.detail))
                 call = "mn::replace(row, " if self.plan.replaces(kept, stage) else "row.keep("
                 self.text.append(f"auto {name} = {call}{self._functor((kept,))});")
                 self._bind(kept, name, handle=True)
-            if stage in moments:
+            if stage in exponentials:
+                self._exponentials(exponentials[stage], stage)
+            elif stage in moments:
                 self._moments(moments[stage], stage)
             elif sweep.reductions and stage - 1 not in moments:
                 self._reduce(sweep.reductions)
@@ -174,18 +174,27 @@ class RowWriter:
         inside = "".join(f"\n      {line}" for line in writer.lines)
         return f"[=]({parameters}) {{{inside}\n      return {result};\n    }}{names}"
 
-    def _exponentials(self, top: Expr, exp: Expr, total: Expr) -> None:
-        """One call for the first two sweeps; its maximum gets a name only where something else reads it."""
+    def _exponentials(self, found: Exponentials, stage: int) -> None:
+        """One call for two sweeps; of what it gives, that gets a name which something else reads."""
         name = self.unique("soft")
-        functor = self._functor((top.args[0],))
-        result = f"mn::exponentials<{top.ctype}>(row, []({exp.ctype} x) {{ return mn::exp_below(x); }}, {functor})"
-        self.text.append(f"auto {name} = {result};")
-        for expr, member in ((top, "max"), (exp, "exp"), (total, "sum")):
-            if expr is top and not self.plan.reads_later(top, 1, {id(exp), id(total)}):
+        exp = f"[]({found.exp.ctype} x) {{ return mn::exp_below{'<T>' if found.exp.ctype == 'C' else ''}(x); }}"
+        call = f"mn::exponential{'s' if found.kept else '_sum'}<{found.top.ctype}>"
+        self.text.append(f"auto {name} = {call}(row, {exp}, {self._functor((found.value,))});")
+        guarded = found.shift is not found.top
+        members = {
+            "max": found.top,
+            "shift": found.shift if guarded else None,
+            "exp": found.exp if found.kept else None,
+        }
+        made = {id(found.exp), id(found.total)}
+        hidden = made | {id(found.shift)} if guarded else made
+        for member, expr in {**members, ("shifted_sum" if guarded else "sum"): found.total}.items():
+            around = hidden if expr is found.top else made
+            if expr is None or (member in ("max", "shift") and not self.plan.reads_later(expr, stage + 1, around)):
                 continue
             own = self.unique(member)
-            self.text.append(f"{'auto' if expr is exp else 'const auto'} {own} = {name}.{member};")
-            self._bind(expr, own, handle=expr is exp)
+            self.text.append(f"{'auto' if expr is found.exp else 'const auto'} {own} = {name}.{member};")
+            self._bind(expr, own, handle=expr is found.exp)
 
     def _moments(self, found: Moments, stage: int) -> None:
         """One call for two sweeps; its mean gets a name only where something else reads it."""

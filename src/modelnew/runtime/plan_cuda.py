@@ -107,11 +107,11 @@ def plan_rows(layout: RowLayout, device: Device) -> Plan:
         return _side_by_side(layout, row, device, neighbours)
     size = row.size if _rows_are_aligned(layout, row.vector) else row.size + row.vector - 1
     threads = _power_of_two(-(-size // row.held))
+    if threads == 64 and row.size % row.vector == 0 and size == row.size and row.rows >= 16 * device.sms:
+        threads = 32  # with twice as much in each: no barriers
     if threads <= (_MOST_THREADS if row.sweeps > 1 else 32) and len(layout.inner) <= 2:
         # more threads than needed, while the row has 2 vectors for each: neighbouring lanes then read whole cache lines
         threads = max(threads, min(32, _power_of_two(size // (2 * row.vector))))
-        if threads == 64 and row.size % row.vector == 0 and size == row.size and row.rows >= 16 * device.sms:
-            threads = 32  # with twice as much in each: no barriers
         return _registers(layout, row, device, threads)
     return _staged(layout, row, device) or _whole_blocks(layout, row, device)
 
@@ -130,7 +130,7 @@ def _staged(layout: RowLayout, row: _Row, device: Device) -> Optional[Plan]:
     skew = 0 if _rows_are_aligned(layout, row.vector) else row.vector - 1
     chunks = -(-(row.size + skew) * widest // _CHUNK)
     blocks = 1
-    while blocks < 8 and -(-chunks // blocks) >= stages:  # one place at least for what comes next
+    while blocks < device.largest_cluster and -(-chunks // blocks) >= stages:  # a place at least for what comes next
         blocks *= 2
     if -(-chunks // blocks) >= stages or row.rows * blocks < device.sms:
         return None
@@ -206,10 +206,13 @@ def _whole_blocks(layout: RowLayout, row: _Row, device: Device) -> Plan:
         why = f"{blocks} blocks per row, {teams} rows at a time: {read}"
         return _plan("grid", _GRID, layout, device, _THREADS, kept, blocks + 65536 * teams, why)
     kept = _kept(row, 1) if again else 0
-    # a reduction that only reads needs many vectors per thread more than many threads, where there are many rows
-    each = 32 if row.rows >= 32 * device.sms else 8
-    threads = _THREADS if again else min(_THREADS, max(32, _power_of_two(row.size // (each * row.vector))))
-    where = f"{_kilobytes(loaded)} on chip, one read" if kept or not again else f"{row.sweeps} reads"
+    # where there are many rows, a reduction that only reads needs many vectors per thread more than many threads, and
+    # small blocks more than large ones: fewer threads wait for their row's last
+    vectors = row.size // row.vector
+    each = 64 if row.rows >= 32 * device.sms else 8
+    most = _THREADS if row.rows < 16 * device.sms or vectors >= 512 * _THREADS // 2 else _THREADS // 2
+    threads = _THREADS if again else min(most, max(32, _power_of_two(vectors // each)))
+    where = f"{_kilobytes(loaded)} on chip, one read" if kept else "one read" if not again else f"{row.sweeps} reads"
     return _plan("block", _BLOCK, layout, device, threads, kept, 1, f"a block of {threads} threads per row, {where}")
 
 
@@ -227,21 +230,24 @@ def _side_by_side(layout: RowLayout, row: _Row, device: Device, neighbours: bool
     """Neighbouring rows in neighbouring lanes. Without neighbours in memory: one row per block, element by element."""
     run = layout.outer[-1] if neighbours else 1  # rows that follow each other in memory
     across = min(_THREADS, _power_of_two(run), 32)
-    # more of them where rows are short; and, for reductions that keep nothing, where the device has work nevertheless
+    # more of them where rows are short; where the device has work nevertheless, until a thread has 32 elements of a row,
+    # and, for reductions that keep nothing, in any case
     while across < min(_THREADS, run) and (
-        _THREADS // across * 8 > row.size or (row.sweeps == 1 and row.rows >= 16 * across * device.sms)
+        _THREADS // across * 8 > row.size
+        or (_THREADS // across * 32 > row.size and row.rows >= 4 * across * device.sms)
+        or (row.sweeps == 1 and row.rows >= 16 * across * device.sms)
     ):
         across *= 2
     along = _THREADS // across
     groups = -(-row.rows // across)
-    limit = device.shared_per_block // 2 - 1024 - _THREADS * _PARTIAL - _SCRATCH  # two blocks on an SM
+    third, half = (device.shared_per_block // n - 1024 - _THREADS * _PARTIAL - _SCRATCH for n in (3, 2))  # of an SM
     blocks = max(1, min(2 * device.sms // groups, row.size // (along * 64)))
     teams = min(groups, 2 * device.sms // blocks) if blocks > 1 else 0
     steps = -(-row.size // (along * blocks))
     kept = 0
     if row.sweeps > 1:
         computed, loaded = steps * _THREADS * (row.loaded + row.computed), steps * _THREADS * row.loaded
-        kept = computed + 1 if row.computed and computed <= limit else loaded if loaded <= limit else 0
+        kept = computed + 1 if row.computed and computed <= third else loaded if loaded <= half else 0
     where = "one read" if kept or row.sweeps == 1 else f"{row.sweeps} reads"
     what = (
         f"{across} neighbouring rows side by side in a block" if neighbours else "a block per row, element by element"

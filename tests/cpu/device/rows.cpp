@@ -72,7 +72,7 @@ struct exponentials_body {
   template <class Row>
   MN_FN void operator()(Row& row) const {
     auto x = row.template load<0>();
-    auto soft = mn::exponentials<C>(row, [](C x) { return mn::exp_below(x); }, [=](C x) { return x; }, x);
+    auto soft = mn::exponentials<C>(row, [](C x) { return mn::exp_below<T>(x); }, [=](C x) { return x; }, x);
     auto e = soft.exp;
     const C top = soft.max, total = soft.sum;
     row.template store<0>([=](C e, C x) { return e / total + C(0) * x; }, e, x);
@@ -82,6 +82,20 @@ struct exponentials_body {
 };
 MN_EXPORT int exponentials(void* y, void* shifted, void* total, const void* x, const int64_t* plan, mn::queue queue) {
   return mn::rows<exponentials_body, mn::types<T, T, C>, mn::types<T>>({y, shifted, total}, {x}, plan, queue);
+}
+
+// their sum alone, by both ways to count where the maximum is infinite
+struct exponential_sum_body {
+  template <class Row>
+  MN_FN void operator()(Row& row) const {
+    auto x = row.template load<0>();
+    auto soft = mn::exponential_sum<C>(row, [](C x) { return mn::exp_below<T>(x); }, [=](C x) { return x; }, x);
+    row.template put<0>(soft.sum);
+    row.template put<1>(soft.shifted_sum);
+  }
+};
+MN_EXPORT int exponential_sum(void* sum, void* shifted, const void* x, const int64_t* plan, mn::queue queue) {
+  return mn::rows<exponential_sum_body, mn::types<C, C>, mn::types<T>>({sum, shifted}, {x}, plan, queue);
 }
 
 // moments, operands that vary along the row only, a store and values per row

@@ -347,6 +347,24 @@ def test_special_values() -> None:
         assert bool((first(found[0], (1,)) == value).all()) and bool((first(found[1], (1,)) == value).all())
 
 
+def test_sums_of_exponentials_of_infinities() -> None:
+    """NaN where the maximum is infinite; counted without a shift, what log and the maximum make eager's logsumexp of."""
+    inf, nan = float("inf"), float("nan")
+    for shape, dims, kind in (((6, 70_001), (1,), "split"), ((6, 5000), (1,), "whole"), ((5000, 6), (0,), "columns")):
+        x = data(shape) + 90
+        rows = x if dims == (1,) else x.t()
+        rows[1, 7], rows[2, 7], rows[4, 7], rows[3] = inf, -inf, nan, -inf
+        rows[5], rows[5, 7] = inf, -inf
+        total, shifted = (per_row(shape, dims, torch.float32) for _ in range(2))
+        assert run("exponential_sum", [total, shifted], [x], dims) == kind
+        wide = rows.double()
+        largest = wide.amax(1, keepdim=True)
+        truth = (wide - largest).exp().sum(1)
+        assert torch.allclose(first(total, dims).flatten().double(), truth, rtol=1e-6, equal_nan=True)
+        without = torch.stack([truth[0], truth[0] + inf, truth[2], 0 * truth[0], truth[4], truth[0] + inf])
+        assert torch.allclose(first(shifted, dims).flatten().double(), without, rtol=1e-6, equal_nan=True)
+
+
 def test_no_sweep() -> None:
     """A body that only reads and writes values per row."""
     x = data([60, 1])

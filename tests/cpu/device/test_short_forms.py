@@ -11,7 +11,7 @@ from tests.cpu.device.test_math import order
 
 LIBRARY = "short_forms.cpp"
 WIDE = ("sigmoid_short", "silu_short", "gelu_tanh_short", "gelu_near")
-NARROW = ("sigmoid_16", "silu_16", "gelu_tanh_16", "gelu_16", "tanh_16")
+NARROW = ("sigmoid_16", "silu_16", "gelu_tanh_16", "gelu_16", "tanh_16", "exp_16")
 RECIPROCAL, EXP2 = 1, 2  # ulp: the bounds that the PTX manual gives for rcp.approx.ftz and ex2.approx.ftz
 TOP = {"gelu_near": 3.4}  # beyond, another form is taken
 

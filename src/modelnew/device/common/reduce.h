@@ -60,14 +60,6 @@ struct all {
   MN_FN static bool combine(bool a, bool b) { return a & b; }
 };
 
-// What `exponentials` gives: a row's maximum, the handle of e^(value - maximum), and the sum of those.
-template <class C, class E>
-struct softened {
-  C max;
-  E exp;
-  C sum;
-};
-
 // Several reductions in one sweep; element and result are packs.
 template <class... R>
 struct together_of {

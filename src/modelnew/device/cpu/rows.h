@@ -1,6 +1,7 @@
 // Row programs: a body over rows that it reduces and rewrites.
 #pragma once
 
+#include "common/exponentials.h"
 #include "common/forms.h"
 #include "cpu/row_columns.h"
 #include "cpu/row_split.h"
@@ -28,6 +29,10 @@ MN_FN void store(Row& row, F f, const H&... h) {
       h...);
 }
 
+template <class C, class Row, class G, class F, class... H>
+MN_FN auto exponential_sum(Row& row, G exp, F f, const H&... h) {
+  return exponentials_in_two_sweeps<C>(row, exp, f, h...);
+}
 template <class C, class Row, class G, class F, class... H>
 MN_FN auto exponentials(Row& row, G exp, F f, const H&... h) {
   const C top = row.reduce(max<C>{}, f, h...);

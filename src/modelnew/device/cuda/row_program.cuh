@@ -8,6 +8,7 @@
 #include "common/forms.h"
 #include "cuda/domain.cuh"
 #include "cuda/operands.cuh"
+#include "cuda/row_exponentials.cuh"
 #include "cuda/row_moments.cuh"
 
 namespace mn {
@@ -75,11 +76,11 @@ struct whole_and_aligned {
   MN_FN operator bool() const { return true; }
 };
 
-// `Self` gives: any_rank: rows need not be simple; runs: they are one run of elements; sweep(aligned, per_vector,
-// now_and_then, handles...), which calls per_vector(first, whole, items...) for each vector of this thread, `whole`: all
-// of it is in the row (a bool; or whole_and_aligned, if `aligned`), and now_and_then(n) after n <= 16 of them;
-// combine(op, value) over the row's threads; leads(): whether this one speaks for them. `first` is an int for rows that
-// are held in registers, an int64_t for others.
+// `Self` gives: any_rank: rows need not be simple; runs: they are one run of elements; sweep_lots(aligned, per_lot,
+// handles...), which calls per_lot(n, whole, take) for the vectors that this thread has at hand together, n <= 16 (an
+// integral_constant), `whole`: all of them are in the row (a bool; or whole_and_aligned, if `aligned`), and take(u, g)
+// calls g(first, items...) for vector u < n; or sweep itself; combine(op, value) over the row's threads; leads(): whether
+// this one speaks for them. `first` is an int for rows that are held in registers, an int64_t for others.
 template <class Self, class Outs, class Ins, int Width>
 struct row_program {
   static constexpr int V = Width;
@@ -130,12 +131,31 @@ struct row_program {
     return self().keep(f, h...);
   }
 
+  // Calls per_vector(first, whole, items...) for each vector of this thread, and now_and_then(n) after n <= 16 of them.
+  template <class F, class G, class... H>
+  MN_FN void sweep(bool aligned, F per_vector, G now_and_then, const H&... h) const {
+    self().sweep_lots(
+        aligned,
+        [&](auto size, auto whole, const auto& take) {
+#pragma unroll
+          for (int u = 0; u < decltype(size)::value; ++u)
+            take(u, [&](auto first, const auto&... item) { per_vector(first, whole, item...); });
+          now_and_then(decltype(size)::value);
+        },
+        h...);
+  }
+
+  template <class C, class G, class F, class... H>
+  MN_FN exponential_sum_of<C> exponential_sum(G exp, F f, const H&... h) {
+    return exponentials_in_one_sweep<C>(self(), exp, f, h...);
+  }
+  // Exponentials are computed again where they are used: they would take as much room as what they are made of.
   template <class C, class G, class F, class... H>
   MN_FN auto exponentials(G exp, F f, const H&... h) {
-    const C top = self().reduce(max<C>{}, f, h...);
-    auto e = self().replace([=](auto... x) { return exp(f(x...) - top); }, h...);
-    const C total = self().reduce(sum<C>{}, [](C x) { return x; }, e);
-    return softened<C, decltype(e)>{top, e, total};
+    const auto found = self().template exponential_sum<C>(exp, f, h...);
+    const C top = found.max;
+    auto e = self().again([=](auto... x) { return exp(f(x...) - top); }, h...);
+    return softened<C, decltype(e)>{top, e, found.sum};
   }
 
   template <class C, class F, class... H>

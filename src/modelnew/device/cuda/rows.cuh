@@ -210,6 +210,10 @@ MN_FN void store(Row& row, F f, const H&... h) {
 }
 
 template <class C, class Row, class G, class F, class... H>
+MN_FN auto exponential_sum(Row& row, G exp, F f, const H&... h) {
+  return row.template exponential_sum<C>(exp, f, h...);
+}
+template <class C, class Row, class G, class F, class... H>
 MN_FN auto exponentials(Row& row, G exp, F f, const H&... h) {
   return row.template exponentials<C>(exp, f, h...);
 }

@@ -76,9 +76,15 @@ struct chunk_row : row_program<chunk_row<Outs, Ins, Width, Across, Runs>, Outs, 
     return handle{f, values(h...), place_for<typename handle::item_type>(shape.keeps_all)};
   }
 
-  template <class F, class G, class... H>
-  MN_FN void sweep(bool aligned, F per_vector, G now_and_then, const H&... h) const {
-    sweep_with(aligned && (h.vectored(*this) && ...), per_vector, now_and_then, indices_to<sizeof...(H)>{}, h...);
+  template <class F, class... H>
+  MN_FN auto again(F f, const H&... h) const {
+    return computed<chunk_row, F, H...>{f, values(h...), nowhere};
+  }
+
+  // Most: vectors of a lot, where nothing is computed on the way.
+  template <int Most = Runs ? 8 : 6, class F, class... H>
+  MN_FN void sweep_lots(bool aligned, F per_lot, const H&... h) const {
+    sweep_with<Most>(aligned && (h.vectored(*this) && ...), per_lot, indices_to<sizeof...(H)>{}, h...);
     (h.swept(), ...);
   }
 
@@ -101,11 +107,11 @@ struct chunk_row : row_program<chunk_row<Outs, Ins, Width, Across, Runs>, Outs, 
  private:
   // Several vectors are on their way from memory at a time; the row's edges, and all of it where operands are not aligned
   // with each other, come one by one.
-  template <class F, class G, class Own, class... H>
-  MN_FN void sweep_with(bool vectored, F per_vector, G now_and_then, Own own, const H&... h) const {
+  template <int Most, class F, class Own, class... H>
+  MN_FN void sweep_with(bool vectored, F per_lot, Own own, const H&... h) const {
     constexpr int bytes = sizeof(pack<typename H::raw...>);
     constexpr int unit = V == 1 ? widest : 16;
-    constexpr int most = V == 1 ? ((H::plain && ...) ? 16 : 8) : (H::plain && ...) ? 6 : 4;
+    constexpr int most = V == 1 ? ((H::plain && ...) ? 16 : 8) : (H::plain && ...) ? Most : 4;
     constexpr int flight = bytes <= unit ? most : bytes <= 2 * unit && V <= 4 ? most / 2 : V == 1 ? 2 : 1;
     constexpr int few = flight > 2 ? 2 : 1;
     const int64_t last = vectored ? this->elements - V : -1;  // the last place of a whole vector
@@ -114,39 +120,38 @@ struct chunk_row : row_program<chunk_row<Outs, Ins, Width, Across, Runs>, Outs, 
       const int64_t begin = first(step);
       int done = 1;
       if (begin >= 0 && begin + (flight - 1) * stride <= last) {
-        at_a_time<flight>(step, begin, per_vector, own, h...);
+        at_a_time<flight>(step, begin, per_lot, own, h...);
         done = flight;
       } else if (begin >= 0 && begin + (few - 1) * stride <= last) {
-        at_a_time<few>(step, begin, per_vector, own, h...);
+        at_a_time<few>(step, begin, per_lot, own, h...);
         done = few;
       } else if (this->touched(begin)) {
-        at_an_edge(step, begin, per_vector, own, h...);
+        at_an_edge(step, begin, per_lot, own, h...);
       }
-      now_and_then(done);
       step += done;
     }
   }
   template <int N, class F, size_t... K, class... H>
-  MN_FN void at_a_time(int step, int64_t begin, F& per_vector, detail::indices<K...>, const H&... h) const {
+  MN_FN void at_a_time(int step, int64_t begin, F& per_lot, detail::indices<K...>, const H&... h) const {
     pack<typename H::raw...> raw[N];
 #pragma unroll
     for (int u = 0; u < N; ++u) (h.start(*this, run_place{begin, u, stride}, get<K>(raw[u])), ...);
-#pragma unroll
-    for (int u = 0; u < N; ++u)
-      per_vector(run_place{begin, u, stride}, whole_and_aligned{},
-                 h.item(*this, step + u, begin + u * stride, get<K>(raw[u]))...);
+    per_lot(std::integral_constant<int, N>{}, whole_and_aligned{}, [&](int u, const auto& with) {
+      with(run_place{begin, u, stride}, h.item(*this, step + u, begin + u * stride, get<K>(raw[u]))...);
+    });
   }
   template <class F, size_t... K, class... H>
-  MN_FN void at_an_edge(int step, int64_t here, F& per_vector, detail::indices<K...>, const H&... h) const {
+  MN_FN void at_an_edge(int step, int64_t here, F& per_lot, detail::indices<K...>, const H&... h) const {
     pack<typename H::raw...> raw;
     (h.start_edge(*this, here, get<K>(raw)), ...);
-    per_vector(here, this->whole(here), h.item(*this, step, here, get<K>(raw))...);
+    per_lot(std::integral_constant<int, 1>{}, this->whole(here),
+            [&](int, const auto& with) { with(here, h.item(*this, step, here, get<K>(raw))...); });
   }
 };
 
 // Rows (or, side by side, groups of `across` rows) are dealt to teams of `blocks` blocks.
 template <class Body, class Outs, class Ins, int V, bool Across, bool Runs>
-__global__ void __launch_bounds__(256, V > 4 ? 1 : 2)
+__global__ void __launch_bounds__(256, V > 4 ? 1 : Across && Runs ? 3 : 2)
     rows_chunks(const __grid_constant__ row_operands<Outs, Ins> o, const __grid_constant__ chunk_shape shape) {
   const int team = shape.blocks == 1 ? blockIdx.x : blockIdx.x / shape.blocks;
   const int teams = shape.blocks == 1 ? gridDim.x : gridDim.x / shape.blocks;

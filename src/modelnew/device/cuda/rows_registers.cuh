@@ -91,6 +91,17 @@ struct register_row : row_program<register_row<Outs, Ins, Width, U, Runs, Even, 
     }
   }
 
+  template <class C, class G, class F, class... H>
+  MN_FN exponential_sum_of<C> exponential_sum(G exp, F f, const H&... h) {
+    return exponentials_in_two_sweeps<C>(*this, exp, f, h...);
+  }
+  template <class C, class G, class F, class... H>
+  MN_FN auto exponentials(G exp, F f, const H&... h) {
+    const C top = this->reduce(max<C>{}, f, h...);
+    auto e = keep([=](auto... x) { return exp(f(x...) - top); }, h...);
+    const C total = this->reduce(sum<C>{}, [](C x) { return x; }, e);
+    return softened<C, decltype(e)>{top, e, total};
+  }
   template <class C, class F, class... H>
   MN_FN moments_of<C> moments(F f, const H&... h) {
     return moments_in_two_sweeps<C>(*this, f, h...);

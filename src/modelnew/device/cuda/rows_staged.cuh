@@ -127,21 +127,6 @@ struct replacing {
   }
 };
 
-// A sum of e^(value - top), with the largest value. Without one yet, or where all are -infinity, nothing is subtracted.
-template <class C, class G>
-struct scaled_sum {
-  struct type {
-    C top, total;
-  };
-  G exp;
-  MN_FN type identity() const { return {bounds<C>::lowest, C(0)}; }
-  MN_FN static C shift(C top) { return top == bounds<C>::lowest ? C(0) : top; }
-  MN_FN type combine(const type& a, const type& b) const {
-    const C top = maximum(a.top, b.top), by = shift(top);
-    return {top, a.total * exp(a.top - by) + b.total * exp(b.top - by)};
-  }
-};
-
 template <class Outs, class Ins, int Width>
 struct staged_row : row_program<staged_row<Outs, Ins, Width>, Outs, Ins, Width> {
   using base = row_program<staged_row, Outs, Ins, Width>;
@@ -258,38 +243,13 @@ struct staged_row : row_program<staged_row<Outs, Ins, Width>, Outs, Ins, Width> 
     return keep(f, h...);
   }
 
-  // In one sweep, while the row arrives: the sum goes by the largest value so far, and is scaled as that grows.
-  template <class C, class G, class F, class... H>
-  MN_FN auto exponentials(G exp, F f, const H&... h) {
-    const scaled_sum<C, G> op = {exp};
-    typename scaled_sum<C, G>::type all = op.identity();
-    sweep(
-        true,
-        [&](auto first, auto whole, const auto&... item) {
-          C term[V], top = all.top;
-#pragma unroll
-          for (int v = 0; v < V; ++v) {
-            term[v] = f(item[v]...);
-            if (!whole && !this->has(first + v)) term[v] = bounds<C>::lowest;
-            top = maximum(top, term[v]);
-          }
-          const C shift = op.shift(top);
-          C total = all.total * exp(all.top - shift);
-#pragma unroll
-          for (int v = 0; v < V; ++v) term[v] = exp(term[v] - shift);
-          all = {top, total + combine_values(sum<C>{}, term)};
-        },
-        [](int) {}, h...);
-    ++sweeps;  // of three, as a plan counts them
-    all = combine(op, all);
-    const C top = all.top;
-    auto e = keep([=](auto... x) { return exp(f(x...) - top); }, h...);
-    // of infinite values e^(value - maximum) is NaN
-    return softened<C, decltype(e)>{top, e, op.shift(top) == top ? all.total : bounds<C>::nan};
+  template <class F, class... H>
+  MN_FN auto again(F f, const H&... h) const {
+    return keep(f, h...);
   }
 
-  template <class F, class G, class... H>
-  MN_FN void sweep(bool aligned, F per_vector, G, const H&... h) const {
+  template <int = 0, class F, class... H>
+  MN_FN void sweep_lots(bool aligned, F per_lot, const H&... h) const {
     const bool vectored = aligned && (h.vectored(*this) && ...);
     const int elements = static_cast<int>(this->elements);
     const unsigned wholes = vectored && elements >= chunk ? elements - chunk + 1 : 0;  // whole chunks begin below
@@ -302,12 +262,12 @@ struct staged_row : row_program<staged_row<Outs, Ins, Width>, Outs, Ins, Width> 
       const staged_place here = {begin + int(threadIdx.x) * V,
                                  number * stage_shape::chunk_bytes + int(threadIdx.x) * 16};
       if (static_cast<unsigned>(begin) < wholes) {
-        all_at_once(here, per_vector, indices_to<sizeof...(H)>{}, h...);
+        all_at_once(here, per_lot, indices_to<sizeof...(H)>{}, h...);
       } else {
 #pragma unroll 1
         for (int u = 0; u < U; ++u) {
           const staged_place one = {here.first + u * step, here.at + u * stage_shape::step_bytes};
-          if (this->touched(one.first)) at_an_edge(one, per_vector, indices_to<sizeof...(H)>{}, h...);
+          if (this->touched(one.first)) at_an_edge(one, per_lot, indices_to<sizeof...(H)>{}, h...);
         }
       }
       if (last) release(number);
@@ -382,22 +342,22 @@ struct staged_row : row_program<staged_row<Outs, Ins, Width>, Outs, Ins, Width> 
   }
 
   template <class F, size_t... K, class... H>
-  MN_FN void all_at_once(const staged_place& here, F& per_vector, detail::indices<K...>, const H&... h) const {
+  MN_FN void all_at_once(const staged_place& here, F& per_lot, detail::indices<K...>, const H&... h) const {
     pack<typename H::raw...> raw[U];
 #pragma unroll
     for (int u = 0; u < U; ++u)
       (h.start(*this, staged_place{here.first + u * step, here.at + u * stage_shape::step_bytes}, get<K>(raw[u])), ...);
-#pragma unroll
-    for (int u = 0; u < U; ++u)
-      per_vector(here.first + u * step, whole_and_aligned{},
-                 h.item(*this, staged_place{here.first + u * step, here.at + u * stage_shape::step_bytes},
-                        here.first + u * step, get<K>(raw[u]))...);
+    per_lot(std::integral_constant<int, U>{}, whole_and_aligned{}, [&](int u, const auto& with) {
+      const staged_place place = {here.first + u * step, here.at + u * stage_shape::step_bytes};
+      with(place.first, h.item(*this, place, place.first, get<K>(raw[u]))...);
+    });
   }
   template <class F, size_t... K, class... H>
-  MN_FN void at_an_edge(const staged_place& here, F& per_vector, detail::indices<K...>, const H&... h) const {
+  MN_FN void at_an_edge(const staged_place& here, F& per_lot, detail::indices<K...>, const H&... h) const {
     pack<typename H::raw...> raw;
     (h.start_edge(*this, here, get<K>(raw)), ...);
-    per_vector(here.first, this->whole(here.first), h.item(*this, here, here.first, get<K>(raw))...);
+    per_lot(std::integral_constant<int, 1>{}, this->whole(here.first),
+            [&](int, const auto& with) { with(here.first, h.item(*this, here, here.first, get<K>(raw))...); });
   }
 
   MN_FN void release(int number) const {

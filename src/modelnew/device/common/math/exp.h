@@ -105,6 +105,9 @@ MN_FN double exp_shifted(double x, double shift, double back) {
 MN_FN float decay(float x) { return exp_shifted(at_least(negative(x), -110.0f), 40.0f, 0x1p-40f); }
 MN_FN double decay(double x) { return exp_shifted(at_least(negative(x), -750.0), 100.0, 0x1p-100); }
 
+// e^x for results of 16 bits, up to 2^96. The power is moved by 2^32: a bf16 may be below the normal floats.
+MN_FN float exp_16(float x) { return exp2_near(fma(x, 0x1.715476p+0f, 32.0f)) * 0x1p-32f; }
+
 // e^x - 1 for x <= 89 (709.8): half of 2^n is used, so that n = 128 (1024) does not overflow early.
 template <class C>
 MN_FN C expm1_within(C x) {
@@ -122,6 +125,10 @@ MN_FN float exp2(float x) {
   const float r = within - n.value, p = detail::exp2_slope(r);
   return detail::scale(fma(r, p, 1.0f), n.shifted);
 }
+// e^x for x that are not above 0, or little (16): at less cost for some types, and as good as what is stored as S needs.
+template <class S, class C>
+MN_FN C exp_below(C x);
+
 #if defined(MN_CUDA)
 MN_FN float exp(float x) { return ::expf(x); }
 MN_FN double exp(double x) { return ::exp(x); }
@@ -139,7 +146,6 @@ MN_FN double exp(double x) {
   const bool large = x > 0.0;
   return detail::exp_shifted(detail::within(x, 746.0), large ? -100.0 : 100.0, large ? 0x1p100 : 0x1p-100);
 }
-// The same for x that are not above 0, at less cost.
 MN_FN float exp_below(float x) { return detail::exp_shifted(detail::at_least(x, -104.0f), 40.0f, 0x1p-40f); }
 MN_FN double exp_below(double x) { return detail::exp_shifted(detail::at_least(x, -746.0), 100.0, 0x1p-100); }
 
@@ -157,5 +163,13 @@ MN_FN double exp2(double x) {
 MN_FN float expm1(float x) { return detail::expm1_within(detail::at_least(detail::at_most(x, 89.0f), -18.0f)); }
 MN_FN double expm1(double x) { return detail::expm1_within(detail::at_least(detail::at_most(x, 710.0), -40.0)); }
 #endif
+
+template <class S, class C>
+MN_FN C exp_below(C x) {
+#if defined(MN_CUDA) || defined(MN_SIMT)
+  if constexpr (sizeof(S) == 2) return detail::exp_16(x);
+#endif
+  return exp_below(x);
+}
 
 }  // namespace mn
