@@ -54,7 +54,7 @@ def test_what_is_not_finite_or_too_wide_is_summed_in_fp32(program: Get, lies: st
     x[1, 3], x[2, 4], x[3], x[4, 0] = np.inf, np.nan, 0.0, 2.0**70
     w[2, 5], w[3, 6], w[4], w[5, 1] = -np.inf, np.nan, 0.0, 2.0**30
     with np.errstate(invalid="ignore", over="ignore"):
-        y = affine(program, lies, x, w)[0]
+        y = affine(program, lies, x, w, orders=(0,))[0]
         truth = x.astype(np.float64) @ w.astype(np.float64).T
         terms = np.abs(x.astype(np.float64)) @ np.abs(w.astype(np.float64)).T
     finite = np.isfinite(truth)
@@ -67,7 +67,7 @@ def test_rows_reduced_of_products_in_parts_of_k(program: Get, lies: str) -> None
     x, w = factors(lies, 5, 140, 130)
     bias = np.random.default_rng(2).standard_normal(140).astype(np.float32)
     y, hints = np.empty(5, np.float32), np.abs(w).max(1)
-    products(program(lies), "means", [y], [x, w, bias], [hints], splits=2)
+    products(program(lies), "means", [y], [x, w, bias], [hints], splits=2, orders=(1,))
     truth = (x.astype(np.float64) @ w.astype(np.float64).T + bias).mean(1)
     terms = (np.abs(x).astype(np.float64) @ np.abs(w).astype(np.float64).T + np.abs(bias)).mean(1)
     assert (np.abs(y - truth) <= 4 * EPS * terms).all()
