@@ -77,7 +77,7 @@ def too_wide(rows, unit):
     """Rows with too many elements that keep few bits: the kernel sums those in fp32."""
     size = np.abs(rows / unit)
     small, large = ((size > 0) & (size < 0.125)).sum(1), (size >= 32).sum(1)
-    return small * 64 > large
+    return small * np.where(small == 1, 32, 64) > large
 
 
 def places(step, across=False):

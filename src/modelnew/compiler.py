@@ -30,9 +30,7 @@ from modelnew.runtime.plan_product import AMPERE, HOPPER
 
 MOST_VARIANT_NODES = 400  # in a larger graph a dtype that runs on fakes do not show is not looked at by another capture
 # attributes of runtime/kernels.py's Kernels, which has a file's kernels by name beside them
-TAKEN = frozenset(
-    {"linear", "mm", "onednn_linear", "plain", "with_bias", "calls", "library", "libraries", "products", "name"}
-)
+TAKEN = frozenset("linear mm bmm matmul addmm onednn_linear plain alone calls library libraries products name".split())
 PRECISIONS = ("fp32", "emulated", "ieee")  # of fp32 products; docs/commands.md says what they mean
 ANY_RANKS = range(6)
 MOST_COMBINED = 4

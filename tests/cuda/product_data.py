@@ -57,6 +57,6 @@ def data(name, m, n, k):
 
 def errors(y, x, w):
     """Largest and rms error, in units of the sum of the terms' magnitudes."""
-    truth, terms = x.double() @ w.double().T, x.double().abs() @ w.double().abs().T
+    truth, terms = x.double() @ w.double().mT, x.double().abs() @ w.double().abs().mT
     relative = ((y.double() - truth).abs() / terms.clamp_min(1e-300)).nan_to_num(nan=math.inf)
     return float(relative.max()), float(relative.square().mean().sqrt())

@@ -18,18 +18,21 @@ from modelnew.runtime.plan_product import (
     AMPERE_TILES,
     BATCH_TILES,
     HOPPER,
+    MOST_BATCH_DIMS,
     STRIDES_AT,
     TILE_AT,
-    Factors,
     choose,
     launch_of,
     spread,
 )
+from modelnew.runtime.product import factors_of, gathered
 from tests.cuda import harness
 
 SOURCE = """
 #include "common/core.h"
+#include "common/topped_exponentials.h"
 #include "common/math/activations.h"
+#include "common/math/log.h"
 #include MN_ENTRY
 using F = mn::types<float>;
 struct plain_body { MN_FN auto operator()(float p) const { return mn::values(p); } };
@@ -41,6 +44,13 @@ struct sigmoid_body { MN_FN auto operator()(float p, float b) const { return mn:
 struct value_body { MN_FN auto operator()(float p) const { return p; } };
 struct finish { MN_FN auto operator()(float s, int64_t) const { return mn::values(s); } };
 struct mean { MN_FN auto operator()(float s, int64_t count) const { return mn::values(s / float(count)); } };
+using exponentials = mn::topped_exponentials<float>;
+struct exponential_body { MN_FN auto operator()(float p, float b) const { return exponentials::of(p + b); } };
+struct logarithm {
+  MN_FN auto operator()(const mn::topped<float>& s, int64_t) const {
+    return mn::values(mn::log(s.total) + (mn::isinf(s.top) ? 0.0f : s.top));
+  }
+};
 MN_EXPORT int plain(void* y, const void* x, const void* w, void* hints, const int64_t* plan, mn::queue queue) {
   return mn::product<plain_body, F, mn::types<float, float>>({y}, {x, w}, hints, plan, queue);
 }
@@ -59,6 +69,11 @@ MN_EXPORT int two(void* y, void* z, const void* x, const void* w, const void* b,
 MN_EXPORT int sigmoid_sum(void* y, const void* x, const void* w, const void* b, void* hints, const int64_t* plan,
                           mn::queue queue) {
   return mn::product_rows<sigmoid_body, mn::sum<float>, mean, F, mn::types<float, float, float>>(
+      {y}, {x, w, b}, hints, plan, queue);
+}
+MN_EXPORT int logsumexp(void* y, const void* x, const void* w, const void* b, void* hints, const int64_t* plan,
+                        mn::queue queue) {
+  return mn::product_rows<exponential_body, exponentials, logarithm, F, mn::types<float, float, float>>(
       {y}, {x, w, b}, hints, plan, queue);
 }
 MN_EXPORT int row_max(void* y, const void* x, const void* w, void* hints, const int64_t* plan, mn::queue queue) {
@@ -125,6 +140,12 @@ def pair(tensor: torch.Tensor) -> tuple[int, int]:
     return (0, tensor.stride(0)) if tensor.dim() == 1 else (tensor.stride(0), tensor.stride(1))
 
 
+def along(tensor: torch.Tensor, rank: int) -> tuple[int, ...]:
+    """Strides along all dims of a result of that rank; of its last ones where the tensor has fewer."""
+    steps = [0 if size == 1 else stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)]
+    return (*(0,) * (rank - len(steps)), *steps)
+
+
 def plan_of(
     outputs: list[torch.Tensor],
     x: torch.Tensor,
@@ -135,19 +156,26 @@ def plan_of(
     kind: str | None = None,
     device: Device | None = None,
 ) -> Plan:
-    """Outputs of one dim are one value per row. `tile`, `splits`: 0, or a tile that the kernel has not, for those that would
-    be chosen. `device`: the GPU at hand if not given."""
+    """Outputs of one dim less than the product are one value per row. `tile`, `splits`: 0, or a tile that the kernel has
+    not, for those that would be chosen. `device`: the GPU at hand if not given."""
     kind, device = kind or chosen, device or card()
-    factors = Factors(x.shape[0], w.shape[0], x.shape[1], x.stride(), w.stride())
-    reduces = outputs[0].dim() == 1
-    strides = [(y.stride(0), 0) if reduces else y.stride() for y in outputs]
+    factors = factors_of(torch.matmul, x, w.transpose(-1, -2))
+    assert factors is not None
+    rank = len(factors.batch) + 2
+    reduces = outputs[0].dim() < rank
+    strides = [(*along(y, rank - 1), 0) if reduces else along(y, rank) for y in outputs]
+    found = gathered(factors, [*strides, *(along(other, rank) for other in others)])
+    assert found is not None
+    factors, steps = found
     tiles = TILES[kind]
     wanted = (tile,) if tile in tiles else tiles
     best = choose(factors, reduces, device, wanted)[1:] if kind == HOPPER else spread(factors, device)
     tile, splits = tile if tile in tiles else best[0], splits or best[1]
-    plan = launch_of(factors, [strides[0], *map(pair, others)], device, reduces, tile, splits, kind)
-    more = [step for pair in strides[1:] for step in pair]
-    return plan._replace(numbers=(*plan.numbers[: STRIDES_AT + 2], *more, *plan.numbers[STRIDES_AT + 2 :]))
+    first, *more = steps[: len(outputs)]
+    plan = launch_of(factors, [first, *steps[len(outputs) :]], device, reduces, tile, splits, kind)
+    missing = (0,) * (MOST_BATCH_DIMS - len(factors.batch))
+    quads = [step for strides in more for step in (*missing, *strides)]
+    return plan._replace(numbers=(*plan.numbers[: STRIDES_AT + 4], *quads, *plan.numbers[STRIDES_AT + 4 :]))
 
 
 def run(
@@ -179,7 +207,7 @@ def poisoned(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 def product(x: torch.Tensor, w: torch.Tensor, **options: object) -> torch.Tensor:
     """x · wᵀ by the kernel."""
-    y = poisoned(x.shape[0], w.shape[0])
+    y = poisoned(*torch.broadcast_shapes(x.shape[:-2], w.shape[:-2]), x.shape[-2], w.shape[-2])
     code = run("plain", [y], x, w, **options)  # type: ignore[arg-type]
     assert code == 0, code
     return y

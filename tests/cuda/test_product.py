@@ -140,6 +140,94 @@ def test_rows_reduced(m, n, k):
     assert float((most - truth.amax(1)).abs().max()) < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(1, 1, 4), (3, 130, 64), (128, 5000, 256), (300, 1000, 128), (17, 129, 8192)]
+)
+def test_logsumexp_of_rows(m, n, k):
+    """Of values far below and above 0, and of infinite ones, as PyTorch has it."""
+    x, w, bias, y = normal(m, k), normal(n, k), normal(n) * 30, poisoned(m)
+    bias[: n // 2] -= 500
+    assert run("logsumexp", [y], x, w, bias) == 0
+    truth = torch.logsumexp(x.double() @ w.double().T + bias, 1)
+    theirs = torch.logsumexp(x @ w.T + bias, 1)
+    assert float((y - truth).abs().max()) <= 2 * float((theirs - truth).abs().max()) + 4 * EPS * float(
+        truth.abs().max()
+    )
+    for special in (math.inf, -math.inf, math.nan):
+        bias[n // 3] = special
+        assert run("logsumexp", [y], x, w, bias) == 0
+        theirs = torch.logsumexp(x @ w.T + bias, 1)
+        torch.testing.assert_close(y, theirs, equal_nan=True, rtol=1e-5, atol=1e-5)
+    bias.fill_(-math.inf)
+    assert run("logsumexp", [y], x, w, bias) == 0
+    assert bool((y == -math.inf).all())
+
+
+def batched(lies, b, m, n, k):
+    """Factors of several products; what `lies` does is seen in their strides alone."""
+    x, w = normal(b, m, k), normal(b, n, -(-k // 4) * 4)[..., :k]
+    if lies == "across":
+        w = normal(b, k, -(-n // 4) * 4)[..., :n].mT
+    elif lies == "one weight":
+        w = w[:1]
+    elif lies == "one x":
+        x = x[:1].expand(b, m, k)
+    elif lies == "heads":
+        x, w = normal(b, m, 3, k).transpose(1, 2), normal(b, n, 3, -(-k // 4) * 4)[..., :k].transpose(1, 2)
+    elif lies == "x turned":
+        x = normal(m, k, b).permute(2, 0, 1)
+    elif lies == "apart":
+        x, w = normal(2 * b, m, k + 3)[::2, :, :k], normal(2 * b, n + 1, -(-k // 4) * 4 + 4)[::2, 1:, 4 : 4 + k]
+    elif lies == "each with all":
+        x, w = normal(b, 1, m, k), normal(3, n, -(-k // 4) * 4)[..., :k]
+    return x, w
+
+
+LIES = ("together", "across", "one weight", "one x", "heads", "x turned", "apart", "each with all")
+
+
+@pytest.mark.parametrize("lies", LIES)
+@pytest.mark.parametrize(
+    "sizes", [(1, 1, 1, 4), (5, 70, 300, 777), (3, 128, 64, 2048), (33, 20, 130, 64), (2, 300, 260, 33)]
+)
+def test_several_products(lies, sizes):
+    x, w = batched(lies, *sizes)
+    for tile, splits in ((0, 0), (16, 1), (64, 2), (128, 3)):
+        ours, theirs = errors(product(x, w, tile=tile, splits=splits), x, w), errors(x @ w.mT, x, w)
+        assert ours[0] <= max(theirs[0], 4 * EPS), (tile, splits, ours, theirs)
+        assert ours[1] <= max(theirs[1], EPS), (tile, splits, ours, theirs)
+
+
+@pytest.mark.parametrize("lies", LIES)
+def test_rows_of_several_products_reduced(lies):
+    b, m, n, k = 4, 70, 300, 200
+    x, w = batched(lies, b, m, n, k)
+    truth = x.double() @ w.double().mT / 16
+    bias = normal(*truth.shape[:-2], 1, n)
+    mean, logs = poisoned(*truth.shape[:-1]), poisoned(*truth.shape[:-1])
+    hints = torch.zeros(n if lies == "one weight" else truth.shape[:-2].numel() * n, device="cuda")
+    x = x / 16
+    for splits in (1, 3):
+        for _ in range(2):
+            assert run("sigmoid_sum", [mean], x, w, bias, hints=hints, splits=splits) == 0
+            assert float((mean - torch.sigmoid(truth + bias).mean(-1)).abs().max()) < 1e-5
+        assert run("logsumexp", [logs], x, w, bias, splits=splits) == 0
+        assert float((logs - torch.logsumexp(truth + bias, -1)).abs().max()) < 1e-4
+    found = hints.view(-1, n) if lies == "one weight" else hints.view(*truth.shape[:-2], n)
+    assert torch.equal(found, w.abs().amax(-1).expand_as(found))
+
+
+def test_several_results_of_several_products():
+    b, m, n, k = 3, 100, 333, 200
+    x, w, bias, factor = normal(b, m, k), normal(b, n, k), normal(b, 1, n), normal(m, b, n).half().transpose(0, 1)
+    y, z = poisoned(n, b, m).permute(1, 2, 0), poisoned(b, m, n, dtype=torch.float16)
+    x[1, 3, 5], w[2, 140, 7] = math.inf, math.nan
+    assert run("two", [y, z], x, w, bias, factor) == 0
+    truth = x.double() @ w.double().mT
+    torch.testing.assert_close(y.double(), truth + bias, rtol=1e-5, atol=1e-4, equal_nan=True)
+    torch.testing.assert_close(z.double(), torch.sigmoid(truth) * factor, rtol=2e-3, atol=4e-3, equal_nan=True)
+
+
 def test_x_of_any_strides_and_of_half_precision():
     w = normal(200, 120)
     for x in (normal(120, 50).T, normal(50, 241)[:, 1::2], normal(50, 121)[:, 1:]):
@@ -151,7 +239,7 @@ def test_x_of_any_strides_and_of_half_precision():
 
 def test_what_is_not_covered():
     x, y = normal(4, 64), poisoned(4, 8)
-    for w in (normal(64, 10)[:, :8].T, normal(8, 130)[:, ::2], normal(8, 68)[:, 1:65], normal(8, 66)[:, :64]):
+    for w in (normal(64, 10)[:, :8].T, normal(8, 128)[:, ::2], normal(8, 68)[:, 1:65], normal(8, 66)[:, :64]):
         assert 1 not in pair(w) or max(pair(w)) % 4 or w.data_ptr() % 16
         assert run("plain", [y], x, w) == NOT_COVERED
     assert bool((y == -7777).all())

@@ -92,6 +92,68 @@ def test_a_product_alone():
     assert fast.kernels.calls["linear"] == 2
 
 
+@pytest.mark.parametrize(("beta", "alpha"), [(1, 1), (0.5, -2), (1, 1e-3), (0, 1), (1, 0)])
+def test_addmm(beta, alpha):
+    """What has a factor of 0 is not read, whatever is in it; those are the library's."""
+    model = Function(lambda s, c, x, w: torch.addmm(c, x, w, beta=beta, alpha=alpha))
+    for shape in ((N,), (M, N), (M, 1), (1, N), (1,), ()):
+        c, x, w = (torch.randn(size, device="cuda") for size in (shape, (M, K), (K, N)))
+        fast, _ = compiled(model, [c, x, w])
+        check(fast, model, c, x, w)
+        assert fast.kernels.calls.get("linear", 0) == (beta * alpha != 0)
+    if beta == 0:
+        assert bool(fast(torch.full_like(c, torch.nan), x, w).isfinite().all())
+
+
+MANY = (6, 512, 2048)
+PRODUCTS = {
+    "bmm": (lambda s, x, w: torch.bmm(x, w), MANY, (6, 2048, 1024)),
+    "with rows summed": (lambda s, x, w: torch.sigmoid(x @ w).sum(-1), MANY, (6, 2048, 1024)),
+    "in two dims": (lambda s, x, w: torch.relu(x @ w), (2, 3, 512, 2048), (2, 3, 2048, 1024)),
+    "one x": (lambda s, x, w: x @ w, (512, 2048), (6, 2048, 1024)),
+    "one weight": (lambda s, x, w: x @ w, (6, 512, 2048), (2048, 1024)),
+    "einsum": (lambda s, x, w: torch.einsum("bmk,bkn->bmn", x, w), MANY, (6, 2048, 1024)),
+    "baddbmm": (lambda s, x, w: torch.baddbmm(x[:, :, :1], x, w, beta=2, alpha=0.5), MANY, (6, 2048, 1024)),
+    "logsumexp": (lambda s, x, w: torch.logsumexp(x @ w, -1), MANY, (6, 2048, 1024)),
+    "few columns": (lambda s, x, w: torch.relu(torch.bmm(x, w) + x[:, :1, :1]), (24, 1024, 2048), (24, 2048, 64)),
+    "one product whose weight lies oddly": (lambda s, x, w: torch.mm(x, w), (1000, 4096), (4096, 2001)),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_several_products(name):
+    function, *sizes = PRODUCTS[name]
+    model = Function(function)
+    x, w = (torch.randn(size, device="cuda") / 8 for size in sizes)
+    fast, _ = compiled(model, [x, w])
+    check(fast, model, x, w)
+    check(fast, model, x, w.transpose(-1, -2).contiguous().transpose(-1, -2))
+    check(fast, model, x.transpose(-1, -2).contiguous().transpose(-1, -2), w)
+    assert sum(fast.kernels.calls.values()) == 3
+    check(fast, model, x[..., :7, :], w[..., :10])  # too little to do: the library's
+
+
+def test_attention_scores():
+    model = Function(lambda s, q, k: (q.transpose(1, 2) @ k.transpose(1, 2).transpose(2, 3)) * 0.125)
+    q, k = (torch.randn(2, 500, 8, 1024, device="cuda") for _ in range(2))
+    fast, _ = compiled(model, [q, k])
+    check(fast, model, q, k)
+    (kernel,) = fast.kernels.by_name.values()
+    q, k = q.transpose(1, 2), k.transpose(1, 2).transpose(2, 3)
+    assert launch_taken(kernel, torch.matmul, q, k)
+
+
+def test_logsumexp_of_a_linear_layer():
+    model = Function(lambda s, x: torch.logsumexp(s.linear(x), 1), linear=nn.Linear(K, N)).cuda()
+    x = torch.randn(M, K, device="cuda")
+    fast, _ = compiled(model, [x])
+    check(fast, model, x)
+    assert launch_taken(only_kernel(fast), F.linear, x, model.linear.weight, model.linear.bias)
+    for special in (torch.inf, -torch.inf, torch.nan):
+        model.linear.bias[N // 2] = special
+        check(fast, model, x)
+
+
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_linear_layer_alone(bias):
     model = nn.Linear(K, N, bias=bias).cuda()

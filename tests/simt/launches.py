@@ -6,7 +6,7 @@ import numpy as np
 
 from modelnew.runtime.layout import Layout, Plan, RowLayout, collapse
 from modelnew.runtime.plan_cuda import Device, plan_pointwise, plan_rows
-from modelnew.runtime.plan_product import AMPERE, STRIDES_AT, Factors, across, launch_of
+from modelnew.runtime.plan_product import AMPERE, MOST_BATCH_DIMS, STRIDES_AT, Factors, across, launch_of
 from tests.simt.harness import ORDERS, Program
 
 H200 = Device(index=0, sms=132, capability=(9, 0), shared_per_block=227 << 10, l2_bytes=50 << 20)
@@ -78,18 +78,21 @@ def products(
     device: Device = SPREAD,
     orders: Sequence[int] = (0, 1),
 ) -> Plan:
-    """Runs a product by Ampere's instructions. inputs: x, w, and operands along m and n, or n; outputs of one dim are one
-    value per row. `more`: what the launcher takes besides. The tile is 64 where the weight's columns are contiguous, 16
-    where its rows are: so the programs are compiled."""
+    """Runs products by Ampere's instructions. inputs: x, w, and operands along their batches, m and n, or the last of these;
+    outputs of one dim less are one value per row. `more`: what the launcher takes besides. The tile is 64 where the
+    weight's columns are contiguous, 16 where its rows are: so the programs are compiled."""
     x, w = inputs[:2]
-    reduces = outputs[0].ndim == 1
-    factors = Factors(len(x), len(w), x.shape[1], *((a.strides[0] // 4, a.strides[1] // 4) for a in (x, w)))
+    batch = np.broadcast_shapes(x.shape[:-2], w.shape[:-2])
+    rank = len(batch) + 2
+    reduces = outputs[0].ndim < rank
+    walked = [(0,) * (rank - each.ndim) + tuple(strides_of(each)) for each in inputs]
+    lie = ((each.strides[-2] // 4, each.strides[-1] // 4) for each in (x, w))
+    factors = Factors(x.shape[-2], w.shape[-2], x.shape[-1], *lie, batch, *(steps[:-2] for steps in walked[:2]))
     results = [tuple(strides_of(y)) + (0,) * reduces for y in outputs]
-    others = [(0,) * (2 - each.ndim) + tuple(strides_of(each)) for each in inputs[2:]]
     tile = 64 if across(factors) else 16
-    plan = launch_of(factors, [results[0], *others], device, reduces, tile, splits, AMPERE)
-    second = [step for result in results[1:] for step in result]
-    plan = plan._replace(numbers=(*plan.numbers[: STRIDES_AT + 2], *second, *plan.numbers[STRIDES_AT + 2 :]))
+    plan = launch_of(factors, [results[0], *walked[2:]], device, reduces, tile, splits, AMPERE)
+    second = [step for result in results[1:] for step in ((0,) * (MOST_BATCH_DIMS - len(batch)) + result)]
+    plan = plan._replace(numbers=(*plan.numbers[: STRIDES_AT + 4], *second, *plan.numbers[STRIDES_AT + 4 :]))
     _in_orders(program, name, outputs, [*inputs, *more], plan, orders)
     return plan
 

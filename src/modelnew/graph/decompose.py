@@ -124,6 +124,14 @@ def rms_norm(x: Tensor, shape: Sequence[int], weight: Tensor | None = None, eps:
     return _contiguous(_affine(x * torch.rsqrt(torch.mean(x * x, dims, keepdim=True) + eps), weight, None))
 
 
+@decomposes(aten.baddbmm.default)
+def baddbmm(bias: Tensor, x: Tensor, y: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """One addition, for one kernel with the product. A bias that is multiplied by 0 is not read, whatever is in it."""
+    product = torch.bmm(x, y)
+    product = product if alpha == 1 else product * alpha
+    return product if beta == 0 else torch.add(product, bias, alpha=beta)
+
+
 @decomposes(aten._native_batch_norm_legit_functional.default)
 def batch_norm_training(
     x: Tensor,

@@ -111,9 +111,12 @@ def is_position(node: fx.Node) -> bool:
 
 
 def is_product(node: fx.Node) -> bool:
-    """A matrix product of two tensors, bias not among them."""
-    plain = node.target is aten.linear.default and (len(node.args) == 2 or node.args[2] is None)
-    return plain or node.target is aten.mm.default
+    """A product of two matrices, or of several pairs, bias not among them."""
+    if node.target is aten.linear.default:
+        return len(node.args) == 2 or node.args[2] is None
+    if node.target is aten.matmul.default:
+        return all(len(shape(factor)) >= 2 for factor in tensors(node))
+    return node.target in (aten.mm.default, aten.bmm.default)
 
 
 def same(a: Size, b: Size) -> bool:

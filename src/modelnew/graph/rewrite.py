@@ -12,6 +12,7 @@ from torch._dispatch.python import enable_python_dispatcher
 from modelnew.graph.partition import same, shape, tensors
 from modelnew.graph.views import RESHAPES, is_axes_view, is_open
 from modelnew.kernel.ops import POINTWISE, REDUCTIONS
+from modelnew.runtime.product import can_scale
 
 aten = torch.ops.aten
 Accepts = Callable[[fx.Node], str | None]
@@ -28,18 +29,28 @@ def drop_assertions(graph: fx.Graph) -> None:
 def split_bias(graph: fx.Graph, accepts: Accepts) -> None:
     """A product whose result goes into kernels leaves its bias to them: one pass over the result less."""
     for node in list(graph.nodes):
+        beta, alpha = node.kwargs.get("beta", 1), node.kwargs.get("alpha", 1)
         if node.target is aten.linear.default and len(node.args) == 3 and node.args[2] is not None:
             product: tuple[Any, ...] = (aten.linear.default, node.args[0], node.args[1])
-            bias = node.args[2]
-        elif node.target is aten.addmm.default and not node.kwargs:
+            bias: Any = node.args[2]
+        elif node.target is aten.addmm.default and _can_be_apart(beta, alpha):
             product, bias = (aten.mm.default, node.args[1], node.args[2]), node.args[0]
         else:
             continue
         if node.users and all(_fuses(user, accepts) for user in node.users):
             plain = insert(graph, node, product[0], product[1:])
+            if alpha != 1:
+                plain = insert(graph, node, aten.mul.Tensor, (plain, alpha))
             total = insert(graph, node, aten.add.Tensor, (plain, bias))
+            total.kwargs = {} if beta == 1 else {"alpha": beta}
             node.replace_all_uses_with(total)
             graph.erase_node(node)
+
+
+def _can_be_apart(beta: Any, alpha: Any) -> bool:
+    """Whether addmm's factors may be applied after its product has been rounded: in 16 bits it may overflow before a small
+    one. Those of 0 leave their operand unread, whatever is in it."""
+    return can_scale(beta) and can_scale(alpha) and abs(alpha) >= 1
 
 
 def hoist_reshapes(graph: fx.Graph, accepts: Accepts) -> None:

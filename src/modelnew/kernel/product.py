@@ -6,6 +6,7 @@ stored, or reduced along n and the total finished. `m` stands for all dims of th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from modelnew.kernel.ir import Expr, Kernel, walk
@@ -17,13 +18,20 @@ REDUCTIONS = frozenset({"sum", "max", "min"})
 class Contraction:
     """What becomes of a product.
 
-    term: an element's value, of the product and other operands. reduction: over a row of terms; None where they are stored.
+    term: an element's value, of the product and other operands. reductions: over a row of terms; none where they are stored,
+    two where they are the largest term and the sum of exponentials below it.
     finish: the value that is stored of a row; None where there is no reduction.
     """
 
     term: Expr
-    reduction: Expr | None
+    reductions: tuple[Expr, ...]
     finish: Expr | None
+
+    @property
+    def shifts_infinities(self) -> bool:
+        """Whether a largest term is subtracted even where it is infinite, which gives NaN."""
+        top, total = self.reductions
+        return total.args[0].args[0].args[1] is top
 
 
 def take_product(kernel: Kernel, operand: int) -> Kernel:
@@ -52,20 +60,33 @@ def _contraction(kernel: Kernel) -> Contraction | None:
     if any(expr.kind in ("index", "pick") for expr in order):
         return None
     if not kernel.reduced:
-        return Contraction(result, None, None) if kernel.outputs[0].axes == whole else None
-    reductions = [expr for expr in order if expr.kind == "reduce"]
-    if kernel.reduced != {kernel.rank - 1} or len(reductions) != 1 or reductions[0].detail not in REDUCTIONS:
+        return Contraction(result, (), None) if kernel.outputs[0].axes == whole else None
+    reductions = tuple(expr for expr in order if expr.kind == "reduce")
+    one = len(reductions) == 1 and reductions[0].detail in REDUCTIONS
+    if kernel.reduced != {kernel.rank - 1} or not (one or _are_exponentials(reductions)):
         return None
     rows = tuple(axis for axis in kernel.outputs[0].axes if axis is not None)
-    (reduction,) = reductions
-    if rows != whole[:-1] or reduction.ctype != "C" or _reads_outside(result, reduction):
+    if rows != whole[:-1] or any(r.ctype != "C" for r in reductions) or _reads_outside(result, reductions):
         return None
-    return Contraction(reduction.args[0], reduction, result)
+    return Contraction(reductions[0].args[0], reductions, result)
 
 
-def _reads_outside(result: Expr, reduction: Expr) -> bool:
-    """Whether the result needs an operand besides through the reduction."""
-    stack, seen = [result], {id(reduction)}
+def _are_exponentials(reductions: tuple[Expr, ...]) -> bool:
+    """A maximum M of v, and the sum of e^(v - M), of which an infinite M may count as 0."""
+    if [r.detail for r in reductions] != ["max", "sum"]:
+        return False
+    top, total = reductions
+    exp = total.args[0]
+    if exp.detail != "exp" or exp.args[0].detail != "sub" or exp.args[0].args[0] is not top.args[0]:
+        return False
+    shift, builder = exp.args[0].args[1], top.builder
+    is_infinite = builder.compare("eq", builder.call("abs", top), math.inf)
+    return shift is top or shift is builder.where(is_infinite, 0, top)
+
+
+def _reads_outside(result: Expr, reductions: tuple[Expr, ...]) -> bool:
+    """Whether the result needs an operand besides through the reductions."""
+    stack, seen = [result], {id(reduction) for reduction in reductions}
     while stack:
         expr = stack.pop()
         if id(expr) not in seen:

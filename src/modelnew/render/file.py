@@ -19,7 +19,7 @@ from modelnew.kernel.schedule import schedule
 from modelnew.render.carry import carry
 from modelnew.render.kernel import render_kernel
 from modelnew.render.library import libraries
-from modelnew.render.product import PLAIN_PRODUCTS, render_product
+from modelnew.render.product import plain_products, render_product
 
 if TYPE_CHECKING:
     from modelnew.compiler import Program
@@ -143,7 +143,8 @@ def _kernels(program: Program) -> str:
     text = f'KERNELS = r"""\n{prologue}\n{body}\n"""\n'
     if program.products:
         taking = [render_product(kernel) for kernel in program.kernels if kernel.product is not None]
-        products = "\n".join([*taking, *([PLAIN_PRODUCTS] if program.forward.plain_products else [])]).rstrip()
+        alone = [plain_products(program.forward.scales)] if program.forward.plain_products else []
+        products = "\n".join([*taking, *alone]).rstrip()
         text += (
             "\n# Matrix products with what follows them, for devices on whose tensor cores they run.\n"
             f'PRODUCTS = r"""\n{prologue}\n{products}\n"""\n'

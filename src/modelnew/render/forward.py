@@ -20,6 +20,7 @@ from modelnew.graph.capture import Captured
 from modelnew.graph.partition import Region
 from modelnew.graph.sources import op_name, source_line
 from modelnew.graph.views import RESHAPES, is_axes_view
+from modelnew.runtime.product import can_scale, scale_name
 
 if TYPE_CHECKING:
     from modelnew.compiler import Called
@@ -41,7 +42,14 @@ PLAIN = {
     aten.cat.default: "torch.cat",
     aten.scaled_dot_product_attention.default: "torch.nn.functional.scaled_dot_product_attention",
 }
-PRODUCTS: dict[Any, str] = {aten.linear.default: "linear", aten.mm.default: "mm"}  # methods of the table of kernels
+# methods of the table of kernels
+PRODUCTS: dict[Any, str] = {
+    aten.linear.default: "linear",
+    aten.mm.default: "mm",
+    aten.addmm.default: "addmm",
+    aten.bmm.default: "bmm",
+    aten.matmul.default: "matmul",
+}
 METHODS = {
     aten.permute.default: "permute",
     aten.transpose.int: "transpose",
@@ -75,6 +83,7 @@ class Forward:
     needs_at_end: set[str] = field(default_factory=set)
     library: list[fx.Node] = field(default_factory=list)  # nodes that stay PyTorch's own calls, in order
     plain_products: bool = False  # whether products that no kernel takes in have launches of their own
+    scales: tuple[tuple[float, float], ...] = ()  # what addmm's among them multiply by: beta and alpha, besides 1 and 1
 
     def lines(self) -> list[str]:
         """All lines, with `del` where a value has had its last use: eager frees it there too."""
@@ -135,13 +144,18 @@ class ForwardWriter:
             if text != target:
                 mutations.append(f"{target}.copy_({text})")
         needs |= {name for node, name in self.locals.items() if node in self._returned()}
-        plain = any(self._is_plain_product(node) for node in self.library if node not in self.taken_in)
-        return Forward(self.statements, returns, mutations, self.constants, needs, self.library, plain)
+        plain = [node for node in self.library if node not in self.taken_in and self._is_plain_product(node)]
+        scales = tuple(dict.fromkeys(found for node in plain if (found := scales_of(node)) is not None))
+        constants, library = self.constants, self.library
+        return Forward(self.statements, returns, mutations, constants, needs, library, bool(plain), scales)
 
     def _is_plain_product(self, node: fx.Node) -> bool:
-        """A linear layer in the working dtype, of matrices; or a product of two."""
+        """A linear layer in the working dtype, of matrices; or a product of two, or of several pairs."""
         value: Any = node.meta.get("val")
-        return self.ours and node.target in PRODUCTS and value.dim() >= 2 and value.dtype == self.captured.working
+        if not self.ours or node.target not in PRODUCTS or value.dtype != self.captured.working:
+            return False
+        factors = node.args[:2] if node.target is aten.matmul.default else ()
+        return value.dim() >= 2 and all(factor.meta["val"].dim() >= 2 for factor in factors)  # type: ignore[union-attr]
 
     def name_of(self, node: fx.Node) -> str:
         """What a reader knows a tensor by: the argument, the parameter's path with underscores, the op that made it."""
@@ -361,6 +375,15 @@ class ForwardWriter:
             doing="writing the optimised file",
             hint="return tensors, numbers, None, or lists, tuples and dicts of them",
         )
+
+
+def scales_of(node: fx.Node) -> tuple[float, float] | None:
+    """Beta and alpha of an addmm that has others than 1 and 1, and a launch with them."""
+    numbers = node.kwargs.get("beta", 1), node.kwargs.get("alpha", 1)
+    if node.target is not aten.addmm.default or not all(map(can_scale, numbers)) or not scale_name(*numbers):  # type: ignore[arg-type]
+        return None
+    beta, alpha = (float(number) for number in numbers)  # type: ignore[arg-type]
+    return beta, alpha
 
 
 def _call(callee: str, args: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ from functools import cache
 from importlib.resources import files
 
 from modelnew.kernel.ir import INFIX, Kernel, walk
+from modelnew.kernel.product import contraction
 
 LOCAL = re.compile(r'^#include "([^"]+)"\s*$')
 SYSTEM = re.compile(r"^#include <([^>]+)>\s*$")
@@ -18,6 +19,7 @@ ENTRY = {
     ("cuda", "row program"): "cuda/rows.cuh",
 }
 PRODUCTS = {kind: f"cuda/{kind}.cuh" for kind in ("product_hopper", "product_ampere")}
+EXPONENTIALS = "common/topped_exponentials.h"  # of a product's rows
 TARGETS = ("cpu", "cuda")
 
 
@@ -37,14 +39,18 @@ def libraries(kernels: Iterable[Kernel], *, products: Sequence[str]) -> dict[str
         own = [(name, text) for name, text in headers.items() if name not in common]
         texts[target] = _text(sorted(included - set(system)), own)
     if products:
-        texts |= _products(products, *found["cuda"])
+        taking = [contraction(kernel) for kernel in kernels if kernel.product is not None]
+        more = [EXPONENTIALS] if any(len(one.reductions) > 1 for one in taking) else []
+        texts |= _products(products, more, *found["cuda"])
     return texts
 
 
-def _products(kinds: Sequence[str], cuda: dict[str, str], cuda_system: set[str]) -> dict[str, str]:
+def _products(kinds: Sequence[str], more: list[str], cuda: dict[str, str], cuda_system: set[str]) -> dict[str, str]:
+    """`more`: headers that all of them need besides their own."""
     found = {kind: (dict(cuda), set(cuda_system)) for kind in PRODUCTS}
     for kind, (headers, included) in found.items():
-        _expand(PRODUCTS[kind], headers, included, set())
+        for header in (*more, PRODUCTS[kind]):
+            _expand(header, headers, included, set())
     system = set.intersection(*(included for _, included in found.values()))
     shared = {n: t for n, t in found[kinds[0]][0].items() if all(n in headers for headers, _ in found.values())}
     texts = {"product": _text(sorted(system - cuda_system), [(n, t) for n, t in shared.items() if n not in cuda])}

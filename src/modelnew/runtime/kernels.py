@@ -13,7 +13,7 @@ from modelnew.runtime.build import build
 from modelnew.runtime.launch import SCALARS, Kernel, Operand
 from modelnew.runtime.launch_product import ProductKernel
 from modelnew.runtime.plan_product import HOPPER
-from modelnew.runtime.product import onednn_linear
+from modelnew.runtime.product import can_scale, onednn_linear, scale_name
 
 
 class Kernels:
@@ -36,25 +36,66 @@ class Kernels:
         for kernel, spec in kernels.items():
             self.by_name[kernel] = (ProductKernel if "product" in spec else Kernel)(self, kernel, **spec)
         self.__dict__.update(self.by_name)
-        matrix, row = Operand("T", (0, 1)), Operand("T", (1,))
-        self.plain = ProductKernel(self, "linear", [matrix], [matrix], 2, product=0, alone=True)
-        self.with_bias = ProductKernel(self, "linear_with_bias", [matrix, row], [matrix], 2, product=0, alone=True)
+        self.plain: dict[tuple[str, int, int], ProductKernel] = {}
 
     def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor] = None) -> torch.Tensor:
         """`torch.nn.functional.linear`, by a launch of ours where the device has one that pays."""
-        product = torch.nn.functional.linear
-        if x.is_cuda and x.dim() >= 2 and HOPPER in self.sources:
-            rows, others = x.flatten(0, -2), () if bias is None else (bias,)
-            found = (self.with_bias if others else self.plain).with_product(product, rows, weight, *others)
-            if found is not None:
-                return found.view(*x.shape[:-1], found.shape[-1])
-        return product(x, weight, bias)
+        product, found = torch.nn.functional.linear, None
+        if x.is_cuda and x.dim() >= 2:
+            found = self.alone(product, x.flatten(0, -2), weight, bias)
+        return product(x, weight, bias) if found is None else found.view(*x.shape[:-1], found.shape[-1])
 
     def mm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """`torch.mm`, likewise."""
-        ours = x.is_cuda and HOPPER in self.sources
-        found = self.plain.with_product(torch.mm, x, weight) if ours else None
+        found = self.alone(torch.mm, x, weight)
         return torch.mm(x, weight) if found is None else found
+
+    def bmm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """`torch.bmm`, likewise."""
+        found = self.alone(torch.bmm, x, weight)
+        return torch.bmm(x, weight) if found is None else found
+
+    def matmul(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """`torch.matmul`, likewise."""
+        if not x.is_cuda or x.dim() < 2 or weight.dim() != 2:
+            found = self.alone(torch.matmul, x, weight)
+            return torch.matmul(x, weight) if found is None else found
+        found = self.alone(torch.mm, x.flatten(0, -2), weight)
+        return torch.matmul(x, weight) if found is None else found.view(*x.shape[:-1], found.shape[-1])
+
+    def addmm(
+        self, bias: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, *, beta: float = 1, alpha: float = 1
+    ) -> torch.Tensor:
+        """`torch.addmm`, likewise."""
+        found = None
+        if x.is_cuda and x.dim() == weight.dim() == 2 and can_scale(beta) and can_scale(alpha):
+            rows = bias if bias.shape == weight.shape[1:] else bias.expand(x.shape[0], weight.shape[1])
+            found = self.alone(torch.mm, x, weight, rows, scale_name(beta, alpha))
+        return torch.addmm(bias, x, weight, beta=beta, alpha=alpha) if found is None else found
+
+    def alone(
+        self,
+        product: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: Optional[torch.Tensor] = None,
+        scale: str = "",
+    ) -> Optional[torch.Tensor]:
+        """A product that no kernel takes in, by a launch of ours: None where there is none that pays.
+
+        bias: of all the result's dims, or its last one. scale: `scale_name` of what both are multiplied by.
+        """
+        if not x.is_cuda or HOPPER not in self.sources:
+            return None
+        rank = max(x.dim(), weight.dim())
+        others = () if bias is None else (bias,)
+        key = (scale, rank, 0 if bias is None else bias.dim())
+        if key not in self.plain:
+            whole = Operand("T", tuple(range(rank)))
+            inputs = [whole, *(Operand("T", whole.axes[rank - t.dim() :]) for t in others)]
+            name = "linear_with_bias" + scale if others else "linear"
+            self.plain[key] = ProductKernel(self, name, inputs, [whole], rank, product=0, alone=True)
+        return self.plain[key].with_product(product, x, weight, *others)
 
     def onednn_linear(self, x: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor] = None) -> torch.Tensor:
         """`linear`, on the CPU by oneDNN."""
@@ -64,7 +105,7 @@ class Kernels:
     def calls(self) -> "dict[str, int]":
         """Launches of each kernel since the file was loaded; of products by themselves where there were any."""
         found = {name: kernel.calls for name, kernel in self.by_name.items()}
-        layers = self.plain.calls + self.with_bias.calls
+        layers = sum(kernel.calls for kernel in self.plain.values())
         return {**found, "linear": layers} if layers else found
 
     def library(self, target: str, working: Optional[torch.dtype]) -> ctypes.CDLL:

@@ -12,7 +12,7 @@ import torch
 from modelnew.runtime.call import Made, queue_of, with_workspace
 from modelnew.runtime.launch import Kernel, card_of, dtype_of
 from modelnew.runtime.plan_product import ACROSS_AT, AMPERE, TILE_AT, plan_product
-from modelnew.runtime.product import NOT_COVERED, Hints, collapsed_stride, factors_of, fp32_is_asked_for
+from modelnew.runtime.product import NOT_COVERED, Hints, factors_of, fp32_is_asked_for, gathered
 
 
 class ProductKernel(Kernel):
@@ -65,25 +65,22 @@ class ProductKernel(Kernel):
         self, product: Any, x: torch.Tensor, weight: torch.Tensor, others: Sequence[torch.Tensor]
     ) -> Optional[Callable[..., Any]]:
         """One launch for the product and this kernel, as `after` calls it; None where there is none that pays."""
-        factors = factors_of(x, weight.t() if product is torch.mm else weight)
+        factors = factors_of(product, x, weight)
         if factors is None or x.dtype != torch.float32 or weight.dtype != torch.float32:
             return None
         working = self._working(self._with_operand(x, others))
-        like = torch.empty((*x.shape[:-1], factors.n), dtype=x.dtype, device="meta")  # how the product would lie
+        like = torch.empty((*factors.batch, factors.m, factors.n), dtype=x.dtype, device="meta")  # how it would lie
         tensors = self._with_operand(like, others)
         sizes = self._sizes(tensors)
         shapes, strides = self._results(sizes, tensors)
         laid = list(zip(self.outputs, strides, shapes))
         laid += [(o, t.stride(), t.shape) for o, t in zip(self.inputs, tensors) if t is not like]
-        pairs = []
-        for operand, stride, shape in laid:
-            *outer, last = self._strides(operand, stride, shape)
-            pitch = collapsed_stride(sizes[:-1], outer)
-            if pitch is None:
-                return None
-            pairs.append((pitch, last))
+        found = gathered(factors, [tuple(self._strides(*operand)) for operand in laid])
+        if found is None:
+            return None
+        factors, steps = found
         unmeasured = AMPERE in self.owner.sources
-        plan = plan_product(factors, pairs, card_of(x.device), bool(self.reduced), self.alone, unmeasured)
+        plan = plan_product(factors, steps, card_of(x.device), bool(self.reduced), self.alone, unmeasured)
         if plan is None:
             return None
         library = self.owner.products(plan.kind, plan.numbers[TILE_AT], plan.numbers[ACROSS_AT] != 0)
@@ -92,13 +89,17 @@ class ProductKernel(Kernel):
         function.restype = ctypes.c_int
         run = with_workspace(function, plan, x.device)
         made = Made(shapes[0], strides[0], dtype_of(self.outputs[0].storage, working))
-        queue = queue_of(x.device)
+        queue, turned = queue_of(x.device), plan.turned
+        if turned:
+            factors = factors.turned()
 
         def launch(given: Sequence[torch.Tensor]) -> Optional[torch.Tensor]:
             output = torch.empty_strided(made.shape, made.strides, dtype=made.dtype, device=x.device)
-            hints = self.hints.of(given[1], factors.n)
-            pointers = [t.data_ptr() for t in (output, *given, hints)]
-            code = run(*pointers, None, queue())  # with a workspace, `run` has the numbers
+            if turned:
+                given = (given[1], given[0], *given[2:])
+            hints = self.hints.of(given[1], factors)
+            pointers = [t.data_ptr() for t in (output, *given)]
+            code = run(*pointers, hints if hints is None else hints.data_ptr(), None, queue())  # `run` has the numbers
             if code == NOT_COVERED:
                 return None
             if code:

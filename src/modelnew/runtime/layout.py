@@ -15,6 +15,7 @@ class Plan(NamedTuple):
     numbers: tuple[int, ...]  # exactly what the C++ launcher reads
     why: str  # one line for a reader
     workspace: int = 0  # bytes of device memory that the launcher wants; their address comes after the numbers
+    turned: bool = False  # of a product: its launch takes the factors the other way round
 
 
 class Layout(NamedTuple):

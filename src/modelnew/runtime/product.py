@@ -3,12 +3,15 @@
 Carried by every optimised file, so: standard library and torch only, Python 3.9, torch 2.0.
 """
 
+import math
+import weakref
 from collections.abc import Sequence
 from typing import Any, Optional
 
 import torch
 
-from modelnew.runtime.plan_product import Factors
+from modelnew.runtime.layout import collapse
+from modelnew.runtime.plan_product import MOST_BATCH_DIMS, Factors
 
 NOT_COVERED = -1  # what the launcher of a product says before it has done anything
 MOST_WEIGHTS = 256  # whose rows' magnitudes are remembered
@@ -30,6 +33,19 @@ def onednn_linear(x: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Te
     return made
 
 
+def can_scale(number: Any) -> bool:
+    """Whether addmm's beta or alpha is one that a launch can have: 0 leaves its operand unread, whatever is in it."""
+    return isinstance(number, (int, float)) and number != 0 and math.isfinite(number)
+
+
+def scale_name(beta: float, alpha: float) -> str:
+    """What the launch of an addmm has in its name, "" for 1 and 1: `_beta_0_5_alpha_2_0`."""
+    if beta == alpha == 1:
+        return ""
+    texts = [repr(float(number)).replace("-", "minus_").replace("+", "").replace(".", "_") for number in (beta, alpha)]
+    return "_beta_{}_alpha_{}".format(*texts)
+
+
 def fp32_is_asked_for() -> bool:
     """Whether fp32 products are to be as accurate as fp32, or PyTorch has been allowed TF32."""
     try:
@@ -38,15 +54,61 @@ def fp32_is_asked_for() -> bool:
         return False
 
 
-def factors_of(x: torch.Tensor, weight: torch.Tensor) -> Optional[Factors]:
-    """Of `linear(x, weight)`; None where x's leading dims do not collapse into one, or nothing is multiplied."""
-    if x.dim() < 2 or weight.dim() != 2 or x.shape[-1] != weight.shape[1] or 0 in (*x.shape, *weight.shape):
+def factors_of(product: Any, x: torch.Tensor, weight: torch.Tensor) -> Optional[Factors]:
+    """Of `product(x, weight)`, one of PyTorch's functions. None for what it does not take, and where nothing is multiplied."""
+    ranks = {torch.nn.functional.linear: (x.dim(), 2), torch.mm: (2, 2), torch.bmm: (3, 3)}
+    if (x.dim(), weight.dim()) != ranks.get(product, (x.dim(), weight.dim())) or min(x.dim(), weight.dim()) < 2:
         return None
-    pitch = collapsed_stride(x.shape[:-1], x.stride()[:-1])
-    if pitch is None:
+    if product is not torch.nn.functional.linear:
+        weight = weight.transpose(-1, -2)
+    batch = broadcast(x.shape[:-2], weight.shape[:-2], exactly=product is torch.bmm)
+    if batch is None or x.shape[-1] != weight.shape[-1] or 0 in (*x.shape, *weight.shape):
         return None
-    k = x.shape[-1]
-    return Factors(x.numel() // k, weight.shape[0], k, (pitch, x.stride(-1)), (weight.stride(0), weight.stride(1)))
+    (m, k), n = x.shape[-2:], weight.shape[-2]
+    x_apart, w_apart = (_steps(t.shape[:-2], t.stride()[:-2], len(batch)) for t in (x, weight))
+    return Factors(m, n, k, _last_two(x), _last_two(weight), batch, x_apart, w_apart)
+
+
+def gathered(factors: Factors, strides: "list[tuple[int, ...]]") -> "Optional[tuple[Factors, list[tuple[int, ...]]]]":
+    """The same with few dims of batches: none where they can be rows of one product.
+
+    `strides`: of other operands along the batch's dims, m and n. None where more dims are left than a launch takes.
+    """
+    batch = factors.batch
+    if not any(factors.w_apart):
+        sizes = (*batch, factors.m)
+        pitches = [
+            collapsed_stride(sizes, steps) for steps in ((*factors.x_apart, factors.x[0]), *(s[:-1] for s in strides))
+        ]
+        if None not in pitches:
+            pitch, *others = [pitch or 0 for pitch in pitches]
+            one = Factors(factors.m * factors.batches, *factors[1:3], (pitch, factors.x[1]), factors.w)
+            return one, [(step, s[-1]) for step, s in zip(others, strides)]
+    kept, steps = collapse(batch, [factors.x_apart, factors.w_apart, *(s[:-2] for s in strides)])
+    if len(kept) > MOST_BATCH_DIMS:
+        return None
+    found = factors._replace(batch=kept, x_apart=steps[0], w_apart=steps[1])
+    return found, [(*apart, *s[-2:]) for apart, s in zip(steps[2:], strides)]
+
+
+def broadcast(a: Sequence[int], b: Sequence[int], *, exactly: bool = False) -> "Optional[tuple[int, ...]]":
+    """The sizes of both; None where they do not go together, or, `exactly`, are not the same."""
+    if exactly:
+        return tuple(a) if tuple(a) == tuple(b) else None
+    rank = max(len(a), len(b))
+    pairs = [*zip((*(1,) * (rank - len(a)), *a), (*(1,) * (rank - len(b)), *b))]
+    if any(one != other and 1 not in (one, other) for one, other in pairs):
+        return None
+    return tuple(max(pair) for pair in pairs)
+
+
+def _steps(sizes: Sequence[int], strides: Sequence[int], rank: int) -> "tuple[int, ...]":
+    """Strides along `rank` dims, the last ones these; 0 where nothing changes."""
+    return (*(0,) * (rank - len(sizes)), *(0 if size == 1 else stride for size, stride in zip(sizes, strides)))
+
+
+def _last_two(t: torch.Tensor) -> "tuple[int, int]":
+    return t.stride(-2), t.stride(-1)
 
 
 def collapsed_stride(sizes: Sequence[int], strides: Sequence[int]) -> Optional[int]:
@@ -64,21 +126,27 @@ def collapsed_stride(sizes: Sequence[int], strides: Sequence[int]) -> Optional[i
 
 
 class Hints:
-    """What a launch leaves behind about a weight for the next one: n floats on its device, zero at first.
+    """What a launch leaves behind about a weight for the next one: a float for each of its rows, zero at first.
 
-    A weight that is written to, as far as PyTorch knows, begins again; the result is right whatever the floats are.
+    A weight that is written to, as far as PyTorch knows, begins again; the result is right whatever the floats are. Nothing is
+    kept of a tensor that is met once: what a forward computes is another one in each call, if at the same address.
     """
 
     def __init__(self) -> None:
-        self.kept: dict[Any, tuple[int, torch.Tensor]] = {}
+        self.kept: dict[Any, tuple[Any, int, Optional[torch.Tensor]]] = {}
 
-    def of(self, weight: torch.Tensor, rows: int) -> torch.Tensor:
-        key = (weight.data_ptr(), weight.device, rows)
+    def of(self, weight: torch.Tensor, factors: Factors) -> Optional[torch.Tensor]:
+        """None at first."""
+        key = (weight.data_ptr(), weight.device, *factors[1:3], factors.w, *factors[5:])
+        whole = weight if weight._base is None else weight._base
         version = 0 if weight.is_inference() else weight._version
         found = self.kept.get(key)
-        if found is None or found[0] != version:
-            if len(self.kept) >= MOST_WEIGHTS:
-                self.kept.clear()
-            found = (version, torch.zeros(rows, dtype=torch.float32, device=weight.device))
-            self.kept[key] = found
-        return found[1]
+        hints = None
+        if found is not None and found[0]() is whole and found[1] == version:
+            if found[2] is not None:
+                return found[2]
+            hints = torch.zeros(factors.n * factors.w_batches, dtype=torch.float32, device=weight.device)
+        elif len(self.kept) >= MOST_WEIGHTS:
+            self.kept.clear()
+        self.kept[key] = (weakref.ref(whole), version, hints)
+        return hints

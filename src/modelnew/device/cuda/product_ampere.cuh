@@ -11,10 +11,10 @@ namespace mn {
 namespace detail {
 
 struct ampere {
-  static constexpr int cluster = 1, threads = product_workers, split_blocks = 3;
+  static constexpr int cluster = 1, threads = product_workers, short_blocks = 1, split_blocks = 3;
   static constexpr bool early = false;
   static bool runs_on(int major, int) { return major >= 8; }
-  static int split_parts(int64_t) { return 1; }
+  static int split_parts(int) { return 1; }
 
   template <class Body, class Reduce, class Finish, int Columns, class Outs, class Ins>
   struct kernel {
@@ -37,7 +37,7 @@ struct ampere {
     return here * sms;
   }
   struct weight {  // is read as it is
-    bool found(const float*, int64_t, int64_t, int64_t) { return true; }
+    bool found(const product_factor<float>&, const product_shape&) { return true; }
     template <class Kernel, class Operands>
     int launch(Kernel kernel, const launch_shape& where, queue stream, const product_shape& s, const Operands& o) const {
       return mn::launch(kernel, where, stream, s, o);

@@ -10,8 +10,8 @@ template <int Group, int N, class Outs, class Ins>
 MN_FN void sum_columns(const product_operands<Outs, Ins>& o, int64_t k, const held_sums<N>& s, int first,
                        float (&sums)[2 * Group]) {
   constexpr int operand = Outs::size, piece = 128;
-  const auto* x = o.at.template input<0>();
-  const float* w = o.at.template input<1>();
+  const auto* x = o.at.template input<0>() + o.template offset<operand>(s.batch, 0, 0);
+  const float* w = o.at.template input<1>() + o.template offset<operand + 1>(s.batch, 0, 0);
   int64_t offset[Group];
 #pragma unroll
   for (int c = 0; c < Group; ++c) {
@@ -96,9 +96,10 @@ MN_FN bool join_parts(const product_shape& s, int64_t tile, int part, uint32_t* 
 }
 
 // A bit for each of the thread's columns where its sums cannot be relied on. Notes the rows' largest elements for the
-// next call.
+// next call, where there are `hints`.
 template <int N>
-MN_FN uint32_t unreliable(const product_shape& s, const product_weight_rows& w, const held_sums<N>& sums, bool notes) {
+MN_FN uint32_t unreliable(const product_shape& s, const product_weight_rows& w, const held_sums<N>& sums,
+                          float* hints) {
   constexpr float least = 2048.0f, most = 65504.0f, largest = 3.402823466e38f;
   uint32_t bad = 0;
 #pragma unroll
@@ -112,7 +113,7 @@ MN_FN uint32_t unreliable(const product_shape& s, const product_weight_rows& w, 
     if (seen > 0.0f && !(scaled >= least && scaled < most)) bad = ~0u;
     const bool known = w.scale[r] > 0.0f && seen > 0.0f && seen <= largest;
     const bool moved = known && !(scaled >= 16384.0f && scaled < 32768.0f);
-    if (notes && moved && s.hints && sums.row + 8 * r < s.n && threadIdx.x % 4 == 0) s.hints[sums.row + 8 * r] = seen;
+    if (moved && hints && sums.row + 8 * r < s.n && threadIdx.x % 4 == 0) hints[sums.row + 8 * r] = seen;
   }
   return bad;
 }
@@ -126,21 +127,26 @@ MN_FN void reduce_tile(const product_operands<Outs, Ins>& o, const product_shape
   value_type* values = reinterpret_cast<value_type*>(scratch);
   const int warp = threadIdx.x / 32;
   block_barrier<product_workers>();  // the last tile's values have been read
-  reduce_sums<Body, Reduce>(o, sums, values + warp * columns);
+  if (o.same_along_m()) {
+    reduce_sums<Body, Reduce, true>(o, sums, values + warp * columns);
+  } else {
+    reduce_sums<Body, Reduce, false>(o, sums, values + warp * columns);
+  }
   block_barrier<product_workers>();
   auto* partials = static_cast<partial_words<value_type>*>(s.partials);
   const int column = threadIdx.x;
   const int64_t m0 = int64_t(u.m_tile) * columns;
+  partials += u.batch * s.m * s.n_tiles;
   if (column < columns && m0 + column < s.m) {
     value_type value = values[column];
 #pragma unroll
     for (int i = 1; i < product_warps; ++i) value = Reduce::combine(value, values[i * columns + column]);
     partials[(m0 + column) * s.n_tiles + u.n_tile].set(value);
   }
-  if (!comes_last(s.row_counters + u.m_tile, s.n_tiles, flag)) return;
+  if (!comes_last(s.row_counters + int64_t(u.batch) * s.m_tiles + u.m_tile, s.n_tiles, flag)) return;
   constexpr int each = columns / product_warps;
   const int64_t first = m0 + warp * each;
-  finish_columns<Reduce, Finish, each>(o, partials + first * s.n_tiles, s.n_tiles, first, s.m, s.n);
+  finish_columns<Reduce, Finish, each>(o, partials + first * s.n_tiles, s.n_tiles, sums.batch, first, s.m, s.n);
 }
 
 template <class Reduce>
@@ -161,23 +167,30 @@ MN_FN void finish_unit(const product_operands<Outs, Ins>& o, const product_shape
   const product_unit u = unit_at<Cluster>(s, static_cast<unsigned>(hidden(static_cast<int>(index))));
   if (u.n_tile >= s.n_tiles) return;
   const int column = u.m_tile * Columns + 2 * (threadIdx.x % 4);
-  const held_sums<N> sums = {total, static_cast<int>(row_of(u)), column, static_cast<int>(s.n), static_cast<int>(s.m)};
+  const held_sums<N> sums = {total,  static_cast<int>(row_of(u)), column, static_cast<int>(s.n), static_cast<int>(s.m),
+                             batch_of(s, u)};
+  const float* units = s.x_unit + (x_tile_of(s, u) - u.m_tile) * Columns + column;
 #pragma unroll
   for (int i = 0; i < N; ++i) {
-    const float x_unit = s.x_unit[column + held_column(i)];  // there are as many as tiles have columns
+    const float x_unit = units[held_column(i)];  // there are as many as tiles have columns
     total[held_place(i)] = total[held_place(i)] * inverse_of(w.scale[0]) * x_unit;
     total[held_place(i) + 2] = total[held_place(i) + 2] * inverse_of(w.scale[1]) * x_unit;
   }
 #pragma unroll
   for (int r = 0; r < 2; ++r)
     for (int d = 1; d < 4; d *= 2) w.largest[r] = fmaxf(w.largest[r], __shfl_xor_sync(0xffffffffu, w.largest[r], d));
-  const int64_t tile = int64_t(u.m_tile) * s.n_tiles + u.n_tile;
+  const int64_t tile = (int64_t(u.batch) * s.m_tiles + u.m_tile) * s.n_tiles + u.n_tile;
   if (s.splits > 1 && !join_parts(s, tile, u.part, flag, total, w.largest)) return;
-  const uint32_t bad = unreliable(s, w, sums, u.m_tile == 0);
+  float* const hints = s.hints && u.m_tile == 0 ? s.hints + w_begin_of(s, u) : nullptr;
+  const uint32_t bad = unreliable(s, w, sums, hints);
   if (bad != 0) sum_again(o, s.k, sums, bad);
   __syncwarp();
   if constexpr (std::is_same<Reduce, no_reduction>::value) {
-    store_sums<Body>(o, sums);
+    if (o.same_along_m()) {
+      store_sums<Body, true>(o, sums);
+    } else {
+      store_sums<Body, false>(o, sums);
+    }
   } else {
     reduce_tile<Body, Reduce, Finish>(o, s, u, sums, scratch, flag);
   }

@@ -27,15 +27,18 @@ inline auto tensor_map_encoder() {
   return encode;
 }
 
-// The weight, in boxes of 32 along k by 128 rows, or 32 where it lies across, swizzled on chip. What is outside reads as 0.
-inline bool encode_weight(CUtensorMap& map, const float* w, int64_t k, int64_t rows, int64_t stride) {
+// The weights, in boxes of 32 along k by 128 rows, or 32 where they lie across, swizzled on chip. What is outside reads as
+// 0. A dim along which they are the same has one.
+inline bool encode_weight(CUtensorMap& map, const product_factor<float>& w, const product_shape& s) {
   const auto encode = tensor_map_encoder();
   if (!encode) return false;
-  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(weight_across ? rows : k),
-                              static_cast<cuuint64_t>(weight_across ? k : rows)};
-  const cuuint64_t pitches[] = {static_cast<cuuint64_t>(stride) * 4};
-  const cuuint32_t box[] = {32u, weight_across ? 32u : unsigned(product_rows_per_block)}, steps[] = {1, 1};
-  return encode(&map, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 2, const_cast<float*>(w), sizes, pitches, box, steps,
+  const auto size = [](int64_t value) { return static_cast<cuuint64_t>(value); };
+  const cuuint64_t inner = s.w_inner_step ? size(s.inner) : 1, outer = s.w_outer_step ? size(s.outer) : 1;
+  const cuuint64_t sizes[] = {size(weight_across ? s.n : s.k), size(weight_across ? s.k : s.n), inner, outer};
+  const cuuint64_t row = size(w.stride) * 4;
+  const cuuint64_t pitches[] = {row, inner > 1 ? size(w.inner_stride) * 4 : row, outer > 1 ? size(w.outer_stride) * 4 : row};
+  const cuuint32_t box[] = {32u, weight_across ? 32u : unsigned(product_rows_per_block), 1, 1}, steps[] = {1, 1, 1, 1};
+  return encode(&map, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 4, const_cast<float*>(w.at), sizes, pitches, box, steps,
                 CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
@@ -67,10 +70,10 @@ int64_t clusters_at_a_time(const launch_shape& shape, int64_t device) {
 }
 
 struct hopper {
-  static constexpr int cluster = product_cluster, threads = product_threads, split_blocks = 4;
+  static constexpr int cluster = product_cluster, threads = product_threads, short_blocks = 2, split_blocks = 4;
   static constexpr bool early = true;
   static bool runs_on(int major, int minor) { return major == 9 && minor == 0; }
-  static int split_parts(int64_t groups) { return groups > 512 ? 8 : groups > 256 ? 4 : groups > 128 ? 2 : 1; }
+  static int split_parts(int groups) { return groups > 512 ? 8 : groups > 256 ? 4 : groups > 128 ? 2 : 1; }
 
   template <class Body, class Reduce, class Finish, int Columns, class Outs, class Ins>
   struct kernel {
@@ -83,7 +86,7 @@ struct hopper {
   }
   struct weight {
     CUtensorMap map;
-    bool found(const float* w, int64_t k, int64_t rows, int64_t stride) { return encode_weight(map, w, k, rows, stride); }
+    bool found(const product_factor<float>& w, const product_shape& s) { return encode_weight(map, w, s); }
     template <class Kernel, class Operands>
     int launch(Kernel kernel, const launch_shape& where, queue stream, const product_shape& s, const Operands& o) const {
       return mn::launch(kernel, where, stream, map, s, o);

@@ -50,12 +50,13 @@ MN_FN void barrier_wait(uint32_t barrier, uint32_t phase) {
       : "memory");
 }
 
-// A box of a matrix, from (column, row) on.
-MN_FN void load_box(uint32_t to, const CUtensorMap& map, uint32_t barrier, int column, int row, uint64_t policy) {
+// A box of one of a tensor's matrices, from (column, row) on.
+MN_FN void load_box(uint32_t to, const CUtensorMap& map, uint32_t barrier, int column, int row, int inner, int outer,
+                    uint64_t policy) {
   MN_SM90A(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
-      " [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(to),
-      "l"(&map), "r"(barrier), "r"(column), "r"(row), "l"(policy)
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1, {%3, %4, %5, %6}], [%2], %7;" ::"r"(to),
+      "l"(&map), "r"(barrier), "r"(column), "r"(row), "r"(inner), "r"(outer), "l"(policy)
       : "memory");
 }
 // Bytes that lie together, a multiple of 16, to the same place in every block of the cluster.

@@ -40,8 +40,8 @@ struct copied_pieces {
     const int group = u.first * groups_per_block;
     n = u.n_tile * product_rows_per_block + int(weight_across ? threadIdx.x % 32 * vector : threadIdx.x / 8);
     k = group * product_group + int(weight_across ? threadIdx.x / 32 : threadIdx.x % 8 * vector);
-    w = o.at.template input<1>() + offset(n, k);
-    x = s.x + (int64_t(u.m_tile) * s.blocks * groups_per_block + group) * layout::x_bytes + threadIdx.x * 16;
+    w = o.at.template input<1>() + o.template offset<Outs::size + 1>(batch_of(s, u), 0, 0) + offset(n, k);
+    x = s.x + (x_tile_of(s, u) * s.blocks * groups_per_block + group) * layout::x_bytes + threadIdx.x * 16;
   }
   // In the weight, whose other stride is 1.
   MN_FN int64_t offset(int n, int k) const {
@@ -57,7 +57,7 @@ struct copied_pieces {
       for (int i = 0; i < pieces; ++i) sm80::copy16(to + i * place_step, w + offset(i * n_step, i * k_step), true);
     } else {
 #pragma unroll 1
-      for (int i = 0; i < pieces; ++i) copy_end(n + i * n_step, k + i * k_step, to + i * place_step);
+      for (int i = 0; i < pieces; ++i) copy_end(i * n_step, i * k_step, to + i * place_step);
     }
     constexpr int together = product_workers * 16;
 #pragma unroll
@@ -66,11 +66,12 @@ struct copied_pieces {
         sm80::copy16(stage + layout::w_bytes + threadIdx.x * 16 + i, x + i, true);
     k += product_group, w += offset(0, product_group), x += layout::x_bytes;
   }
-  // A piece that may be outside, or the end of a row.
-  MN_FN void copy_end(int n, int k, sm80::place to) const {
-    const bool inside = n < s.n && k < s.k;
-    const int left = static_cast<int>(weight_across ? s.n - n : s.k - k);
-    const float* from = o.at.template input<1>() + (inside ? offset(n, k) : 0);
+  // A piece, so far from the first one, that may be outside, or the end of a row.
+  MN_FN void copy_end(int further_n, int further_k, sm80::place to) const {
+    const int left_n = static_cast<int>(s.n) - n - further_n, left_k = static_cast<int>(s.k) - k - further_k;
+    const bool inside = left_n > 0 && left_k > 0;
+    const int left = weight_across ? left_n : left_k;
+    const float* from = inside ? w + offset(further_n, further_k) : o.at.template input<1>();
     if (!inside || left >= vector) {
       sm80::copy16(to, from, inside);
       return;
@@ -132,7 +133,7 @@ MN_FN void sum_copied(Pieces pieces, const product_unit& u, unsigned char* share
 }
 
 template <class Body, class Reduce, class Finish, int Columns, class Outs, class Ins>
-__global__ void __launch_bounds__(product_workers, Columns > 16 ? 1 : 2)
+__global__ void __launch_bounds__(product_workers, Columns > 16 || !std::is_same<Reduce, no_reduction>::value ? 1 : 2)
     product_copied(const __grid_constant__ product_shape s, const __grid_constant__ product_operands<Outs, Ins> o) {
   static_assert(Columns <= 64, "more sums would not fit in registers");
 #if defined(MN_SIMT) || __CUDA_ARCH__ >= 800
@@ -140,7 +141,9 @@ __global__ void __launch_bounds__(product_workers, Columns > 16 ? 1 : 2)
   unsigned char* shared = shared_memory();
   for (unsigned index = blockIdx.x; index < s.units; index += gridDim.x) {
     const product_unit u = unit_at<1>(s, index);
-    product_weight_rows w(s, u);
+    product_weight_units units;
+    units.load<1>(s, index);
+    product_weight_rows w(units);
     float total[Columns / 2];
     sum_copied<Columns>(copied_pieces<Columns, Outs, Ins>(o, s, u), u, shared, w, total);
     finish_unit<Body, Reduce, Finish, Columns, 1>(o, s, index, w, total, shared + layout::scratch,

@@ -14,11 +14,14 @@ MN_FN void work_on_stages(const product_operands<Outs, Ins>& o, const product_sh
                           product_ring<Columns, Cluster> ring) {
   using layout = product_layout<Columns, Cluster>;
   uint32_t* flag = reinterpret_cast<uint32_t*>(shared + layout::flag);
+  product_weight_units units;
+  units.load<Cluster>(s, blockIdx.x / Cluster);
   for (unsigned index = blockIdx.x / Cluster; index < s.units; index += gridDim.x / Cluster) {
     const product_unit u = unit_at<Cluster>(s, index);
-    product_weight_rows w(s, u);
+    product_weight_rows w(units);
     float total[Columns / 2];
     sum_unit(u, ring, shared, w, total, (u.last - u.first) * product_k_block < long_sum);
+    units.load<Cluster>(s, index + gridDim.x / Cluster);
     finish_unit<Body, Reduce, Finish, Columns, Cluster>(o, s, index, w, total, shared + layout::scratch, flag);
   }
 }

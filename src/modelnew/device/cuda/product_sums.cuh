@@ -49,7 +49,7 @@ struct product_ring {
 
 template <int Columns, int Cluster>
 MN_FN void bring_stage(const CUtensorMap& w, const unsigned char* x, const product_ring<Columns, Cluster>& ring, int k,
-                       int w_row, uint64_t pass, uint64_t keep) {
+                       int w_row, const product_batch& b, uint64_t pass, uint64_t keep) {
   using layout = product_layout<Columns, Cluster>;
   constexpr int share = layout::x_bytes / Cluster;  // of x, that this block brings to all
   const int first = blockIdx.x % Cluster * share;
@@ -61,9 +61,9 @@ MN_FN void bring_stage(const CUtensorMap& w, const unsigned char* x, const produ
     if constexpr (weight_across) {
 #pragma unroll
       for (int n = 0; n < product_rows_per_block; n += 32)
-        sm90::load_box(to + n * product_group * 4, w, ring.full(), w_row + n, (k + g) * product_group, pass);
+        sm90::load_box(to + n * product_group * 4, w, ring.full(), w_row + n, (k + g) * product_group, b.inner, b.outer, pass);
     } else {
-      sm90::load_box(to, w, ring.full(), (k + g) * product_group, w_row, pass);
+      sm90::load_box(to, w, ring.full(), (k + g) * product_group, w_row, b.inner, b.outer, pass);
     }
   }
 #pragma unroll
@@ -75,15 +75,17 @@ MN_FN void bring_stage(const CUtensorMap& w, const unsigned char* x, const produ
 // Brings what the other warpgroups work on. One thread.
 template <int Columns, int Cluster>
 MN_FN void bring_stages(const CUtensorMap& w, const product_shape& s, product_ring<Columns, Cluster> ring) {
-  const uint64_t keep = sm90::keep_policy(), pass = s.m_tiles > 1 ? keep : sm90::pass_policy();
+  const bool again = s.m_tiles > 1 || (s.w_batches == 1 && s.outer * s.inner > 1);  // the weight is brought more than once
+  const uint64_t keep = sm90::keep_policy(), pass = again ? keep : sm90::pass_policy();
   for (unsigned index = blockIdx.x / Cluster; index < s.units; index += gridDim.x / Cluster) {
     const product_unit u = unit_at<Cluster>(s, index);
     const int w_row = u.n_tile * product_rows_per_block;
     const int64_t tile_bytes = int64_t(s.blocks) * groups_per_block * product_layout<Columns, Cluster>::x_bytes;
-    const unsigned char* x = s.x + u.m_tile * tile_bytes;
+    const unsigned char* x = s.x + x_tile_of(s, u) * tile_bytes;
+    const product_batch b = batch_of(s, u), at = {b.outer * s.w_outer_step, b.inner * s.w_inner_step};
     const int first = u.first * groups_per_block, last = u.last * groups_per_block;
     for (int k = first; k < last; k += groups_per_stage, ring.advance())
-      bring_stage<Columns, Cluster>(w, x, ring, k, w_row, pass, keep);
+      bring_stage<Columns, Cluster>(w, x, ring, k, w_row, at, pass, keep);
   }
 }
 

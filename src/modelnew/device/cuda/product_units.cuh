@@ -14,8 +14,11 @@ inline constexpr int product_k_block = groups_per_block * product_group;
 
 struct product_shape {
   int64_t m, n, k;
+  int outer, inner;                      // products, in two dims
   int blocks, n_tiles, m_tiles, splits;  // blocks: of k
-  unsigned units;                        // of work, for a cluster each: neighbouring tiles of n, one of m, a part of k
+  unsigned units;  // of work, for a cluster each: neighbouring tiles of n, one of m, a part of k, in one product
+  int x_batches, w_batches;        // 1 where all products have the same factor
+  int w_outer_step, w_inner_step;  // 0 where products along that dim have the same weight
   const unsigned char* x;                // in halves
   const float *x_unit, *w_unit;
   float* hints;
@@ -26,7 +29,7 @@ struct product_shape {
 
 // What a cluster works on.
 struct product_unit {
-  int n_tile, m_tile, part;
+  int batch, n_tile, m_tile, part;
   int first, last;  // blocks of k
 };
 template <int Cluster>
@@ -35,10 +38,24 @@ MN_FN product_unit unit_at(const product_shape& s, unsigned index) {
   u.part = static_cast<int>(index % unsigned(s.splits));
   index /= unsigned(s.splits);
   u.m_tile = static_cast<int>(index % unsigned(s.m_tiles));
-  u.n_tile = static_cast<int>(index / unsigned(s.m_tiles)) * Cluster + static_cast<int>(blockIdx.x % Cluster);
+  index /= unsigned(s.m_tiles);
+  const unsigned pairs = unsigned(s.n_tiles + Cluster - 1) / Cluster;
+  u.batch = static_cast<int>(index / pairs);
+  u.n_tile = static_cast<int>(index % pairs) * Cluster + static_cast<int>(blockIdx.x % Cluster);
   u.first = static_cast<int>(int64_t(s.blocks) * u.part / s.splits);
   u.last = static_cast<int>(int64_t(s.blocks) * (u.part + 1) / s.splits);
   return u;
+}
+
+MN_FN product_batch batch_of(const product_shape& s, const product_unit& u) {
+  return {u.batch / s.inner, u.batch % s.inner};
+}
+// Of the tiles of x's rows in all batches, and of the rows of all weights, those that this unit's begin with.
+MN_FN int64_t x_tile_of(const product_shape& s, const product_unit& u) {
+  return int64_t(s.x_batches == 1 ? 0 : u.batch) * s.m_tiles + u.m_tile;
+}
+MN_FN int64_t w_begin_of(const product_shape& s, const product_unit& u) {
+  return int64_t(s.w_batches == 1 ? 0 : u.batch) * s.n;
 }
 
 // A thread's first row of the weight in a unit.
@@ -51,14 +68,27 @@ struct product_fragments {
   uint32_t high[2][4], low[2][4];
 };
 
+// What a thread's rows of the weight in a unit are divided by. Hopper's kernel reads it while the unit before is on its way out.
+struct product_weight_units {
+  float unit[2];
+
+  template <int Cluster>
+  MN_FN void load(const product_shape& s, unsigned index) {
+    const product_unit u = unit_at<Cluster>(s, index);
+    const float* at = s.w_unit + w_begin_of(s, u) + row_of(u);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) unit[r] = index < s.units && row_of(u) + 8 * r < s.n ? at[8 * r] : 1.0f;
+  }
+};
+
 // A thread's two rows of the weight: their scales, and the largest magnitudes seen.
 struct product_weight_rows {
   float scale[2];
   float largest[2] = {0.0f, 0.0f};
 
-  MN_FN product_weight_rows(const product_shape& s, const product_unit& u) {
+  MN_FN explicit product_weight_rows(const product_weight_units& of) {
 #pragma unroll
-    for (int r = 0; r < 2; ++r) scale[r] = row_of(u) + 8 * r < s.n ? inverse_of(s.w_unit[row_of(u) + 8 * r]) : 1.0f;
+    for (int r = 0; r < 2; ++r) scale[r] = inverse_of(of.unit[r]);
   }
 
   // The tile lies across: four pieces of 32 rows; in each, `row` runs along 128 bytes, swizzled, and k from those to the next.
