@@ -151,7 +151,7 @@ struct chunk_row : row_program<chunk_row<Outs, Ins, Width, Across, Runs>, Outs, 
 
 // Rows (or, side by side, groups of `across` rows) are dealt to teams of `blocks` blocks.
 template <class Body, class Outs, class Ins, int V, bool Across, bool Runs>
-__global__ void __launch_bounds__(256, V > 4 ? 1 : Across && Runs ? 3 : 2)
+__global__ void __launch_bounds__(256, V > 4 ? 1 : Across && Runs && Ins::size < 3 ? 3 : 2)
     rows_chunks(const __grid_constant__ row_operands<Outs, Ins> o, const __grid_constant__ chunk_shape shape) {
   const int team = shape.blocks == 1 ? blockIdx.x : blockIdx.x / shape.blocks;
   const int teams = shape.blocks == 1 ? gridDim.x : gridDim.x / shape.blocks;
