@@ -135,7 +135,43 @@ def _product_cases() -> list[Case]:
         for batch, least in LEAST_BY_BATCH.items()
     ]
     linear = Case("linear, 4096×4096×4096", _on_gpu(lambda: nn.Linear(4096, 4096)), _randn(4096, 4096), {EAGER: 1.8})
-    return [*sums, linear]
+    narrow = Case(
+        f"linear + sigmoid + sum, bf16, 4×{FEATURES}×{FEATURES}",
+        _on_gpu(lambda: LinearSigmoidSum(FEATURES).bfloat16()),
+        lambda: [torch.randn(4, FEATURES, device="cuda", dtype=torch.bfloat16)],
+        {EAGER: 1, COMPILE: 1},
+    )
+    several = Case(
+        "16 products of 1024×1024×1024",
+        lambda: Pointwise(lambda x: torch.bmm(x[0], x[1])),
+        _randn(2, 16, 1024, 1024),
+        {EAGER: 1, COMPILE: 1},
+    )
+    return [*sums, narrow, linear, several]
+
+
+def _logits_cases() -> list[Case]:
+    """What is done with the logits of a large vocabulary."""
+    either = {EAGER: 1, COMPILE: 1}
+    logits = (4096, 131072)
+    return [
+        Case(f"{name}, 4096×131072", lambda model=model: model, _randn(*logits), either, copies)
+        for name, model, copies in (
+            ("logsumexp", Pointwise(lambda x: torch.logsumexp(x, 1)), False),
+            ("log_softmax", nn.LogSoftmax(dim=1), True),
+        )
+    ] + [
+        Case(
+            f"cross-entropy, {name}, 4096×131072",
+            nn.CrossEntropyLoss,
+            lambda dtype=dtype: [
+                torch.randn(*logits, device="cuda", dtype=dtype),
+                torch.randint(logits[1], logits[:1], device="cuda"),
+            ],
+            either,
+        )
+        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
+    ]
 
 
 CASES = (
@@ -155,6 +191,7 @@ CASES = (
         Case(f"sum over dim {dim}, 256×4096×4096", lambda dim=dim: Sum(dim), _randn(*_WIDE), {EAGER: 1, COMPILE: 1})
         for dim in range(3)
     ),
+    *_logits_cases(),
     *_product_cases(),
     Case("sigmoid, 1024 elements", lambda: Pointwise(torch.sigmoid), _rand(1024), {EAGER: 1}, calls=1000),
 )
