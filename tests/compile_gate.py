@@ -136,6 +136,16 @@ def default_cases() -> list[Case]:
     ampere = PRODUCT.replace("product_hopper", "product_ampere")
     cases.append(Case("product ampere 16", ampere, ("MN_BATCH_TILE=16",), ("sm_120",)))
     cases.append(Case("product ampere 64", ampere, ("MN_BATCH_TILE=64",), ("sm_89",)))
+    few = PRODUCT.replace("product_hopper", "product_few").replace("mn::types<float", "mn::types<MN_T")
+    few = few.replace("mn::types<MN_T, float, float>", "mn::types<MN_T, MN_T, MN_T>")
+    for stored, tile, lies, arch in (
+        ("float", 8, "", TABLE_ARCH),
+        ("mn::half", 8, " across", TABLE_ARCH),
+        ("mn::bf16", 4, "", "sm_75"),
+        ("float", 8, " across", "sm_120"),
+    ):
+        macros = (f"MN_T={stored}", f"MN_BATCH_TILE={tile}", *(["MN_WEIGHT_ACROSS=1"] if lies else []))
+        cases.append(Case(f"few rows {tile}{lies} {stored}", few, macros, (arch,)))
     return cases
 
 

@@ -26,6 +26,7 @@ from modelnew.kernel.lower import NoDomain, Types, lower, why_not
 from modelnew.kernel.product import take_product
 from modelnew.render.forward import Forward, ForwardWriter
 from modelnew.render.kernel import render_kernel
+from modelnew.runtime.plan_few import FEW
 from modelnew.runtime.plan_product import AMPERE, HOPPER
 
 MOST_VARIANT_NODES = 400  # in a larger graph a dtype that runs on fakes do not show is not looked at by another capture
@@ -80,10 +81,10 @@ class Program:
 
     @property
     def product_kernels(self) -> tuple[str, ...]:
-        """What products are computed by: names of plan_product.py."""
+        """What products are computed by: names of plan_few.py and plan_product.py."""
         if not self.products:
             return ()
-        return (HOPPER, AMPERE) if self.unmeasured else (HOPPER,)
+        return (FEW, HOPPER, AMPERE) if self.unmeasured else (FEW, HOPPER)
 
     @property
     def launches(self) -> bool:

@@ -79,7 +79,7 @@ def deliver(
 
 def _fused(program: Program) -> list[str]:
     capability = "8.x, 9.0 or 12.x" if program.unmeasured else "9.0"
-    products = [f"matrix products run on tensor cores where a GPU of compute capability {capability} is"]
+    products = [f"matrix products run on tensor cores, or of few rows in plain fp32, on a GPU of {capability}"]
     products = products if program.forward.plain_products else []
     if not program.kernels:
         return products or ["nothing in this model gains from a kernel of its own: the file runs the original forward"]

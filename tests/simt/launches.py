@@ -37,7 +37,7 @@ def pointwise(
     sizes, strides = collapse(shape, walked)
     itemsizes = tuple(each.itemsize for each in (*outputs, *inputs))
     plan = plan_pointwise(Layout(sizes, strides, itemsizes, len(outputs)), device)
-    _in_orders(program, name, outputs, inputs, plan, orders)
+    in_orders(program, name, outputs, inputs, plan, orders)
     return plan
 
 
@@ -64,7 +64,7 @@ def rows(
     counts = (len(outputs), sweeps, on_chip, widest or max(each.itemsize for each in inputs))
     layout = RowLayout(outer_sizes, inner_sizes, outer_strides, inner_strides, itemsizes, *counts)
     plan = plan_rows(layout, device)
-    _in_orders(program, name, outputs, inputs, plan, orders)
+    in_orders(program, name, outputs, inputs, plan, orders)
     return plan
 
 
@@ -93,11 +93,11 @@ def products(
     plan = launch_of(factors, [results[0], *walked[2:]], device, reduces, tile, splits, AMPERE)
     second = [step for result in results[1:] for step in ((0,) * (MOST_BATCH_DIMS - len(batch)) + result)]
     plan = plan._replace(numbers=(*plan.numbers[: STRIDES_AT + 4], *second, *plan.numbers[STRIDES_AT + 4 :]))
-    _in_orders(program, name, outputs, [*inputs, *more], plan, orders)
+    in_orders(program, name, outputs, [*inputs, *more], plan, orders)
     return plan
 
 
-def _in_orders(
+def in_orders(
     program: Program, name: str, outputs: Sequence[Array], inputs: Sequence[Array], plan: Plan, orders: Sequence[int]
 ) -> None:
     first: list[bytes] = []

@@ -209,6 +209,45 @@ MN_EXPORT int launch_means(void* y, const void* x, const void* w, const void* b,
 SMALL_TILE = "#define MN_BATCH_TILE 16\n" + PRODUCT
 ACROSS = "#define MN_BATCH_TILE 64\n#define MN_WEIGHT_ACROSS 1\n" + PRODUCT
 
+# Products of few rows of x: tiles of rows, ways that the weight lies, types.
+FEW = """
+#include "common/math/activations.h"
+#include "cuda/product_few_launch.cuh"
+using T = MN_T;
+struct plain_body {
+  MN_FN auto operator()(float p) const { return mn::values(p); }
+};
+struct shifted_body {
+  MN_FN auto operator()(float p, float bias, float factor) const {
+    return mn::values(p + bias, mn::maximum(p, 0.0f) * factor);
+  }
+};
+struct value_body {
+  MN_FN auto operator()(float p, float bias) const { return p + bias; }
+};
+struct mean {
+  MN_FN auto operator()(float s, int64_t count) const { return mn::values(s / float(count)); }
+};
+#define PLAIN(tile, across)                                                                                             \\
+  MN_EXPORT int launch_plain_##tile##_##across(void* y, const void* x, const void* w, const int64_t* plan, mn::queue queue) { \\
+    return mn::product_few<plain_body, mn::no_reduction, mn::no_reduction, across, tile, mn::types<T>, mn::types<T, T>>(   \\
+        {y}, {x, w}, plan, queue);                                                                                      \\
+  }
+PLAIN(1, 0) PLAIN(4, 0) PLAIN(8, 0) PLAIN(1, 1) PLAIN(4, 1) PLAIN(8, 1)
+#define OTHERS(across)                                                                                                  \\
+  MN_EXPORT int launch_shifted_8_##across(void* y, void* z, const void* x, const void* w, const void* b, const void* f,  \\
+                                          const int64_t* plan, mn::queue queue) {                                       \\
+    return mn::product_few<shifted_body, mn::no_reduction, mn::no_reduction, across, 8, mn::types<T, float>,             \\
+                           mn::types<T, T, T, float>>({y, z}, {x, w, b, f}, plan, queue);                                \\
+  }                                                                                                                      \\
+  MN_EXPORT int launch_mean_2_##across(void* y, const void* x, const void* w, const void* b, const int64_t* plan,        \\
+                                       mn::queue queue) {                                                                \\
+    return mn::product_few<value_body, mn::sum<float>, mean, across, 2, mn::types<float>, mn::types<T, T, T>>(            \\
+        {y}, {x, w, b}, plan, queue);                                                                                   \\
+  }
+OTHERS(0) OTHERS(1)
+"""
+
 BUILDS = {
     "pointwise float": (POINTWISE, "MN_T=float"),
     "pointwise half": (POINTWISE, "MN_T=mn::half"),
@@ -220,6 +259,8 @@ BUILDS = {
     "layernorm float": (LAYERNORM, "MN_T=float"),
     "norm float": (NORM, "MN_T=float"),
     "norm double": (NORM, "MN_T=double"),
+    "few float": (FEW, "MN_T=float"),
+    "few half": (FEW, "MN_T=mn::half"),
     "product": (SMALL_TILE, "MN_T=float"),
     "product across": (ACROSS, "MN_T=float"),
 }

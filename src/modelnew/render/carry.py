@@ -18,6 +18,7 @@ MODULES = (
     "plan_cpu",
     "plan_cuda",
     "plan_product",
+    "plan_few",
     "toolchain",
     "cache",
     "build",

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 RULE = "# " + "=" * 118
 PRODUCT_NUMERICS = (
     "On GPUs of compute capability 9.0 fp32 products run on tensor cores, each factor split in two fp16 halves: as accurate",
-    "as fp32. Where PyTorch is allowed TF32, and on other devices, the library computes them.",
+    "as fp32; those of few rows in plain fp32. Where PyTorch is allowed TF32, and on other devices, the library computes them.",
 )
 EVERYWHERE = (
     "On GPUs of compute capability 8.x, 9.0 and 12.x fp32 products run on tensor cores, each factor split in two fp16 halves:",
-    "as accurate as fp32, by its arithmetic; on 8.x and 12.x it was never run, nor timed. Where PyTorch is allowed TF32, and on",
-    "other devices, the library computes them.",
+    "as accurate as fp32, by its arithmetic; on 8.x and 12.x it was never run, nor timed. On 9.0 those of few rows are computed",
+    "in plain fp32. Where PyTorch is allowed TF32, and on other devices, the library computes them.",
 )
 
 
@@ -146,7 +146,7 @@ def _kernels(program: Program) -> str:
         alone = [plain_products(program.forward.scales)] if program.forward.plain_products else []
         products = "\n".join([*taking, *alone]).rstrip()
         text += (
-            "\n# Matrix products with what follows them, for devices on whose tensor cores they run.\n"
+            "\n# Matrix products with what follows them, for the devices that have launches of them.\n"
             f'PRODUCTS = r"""\n{prologue}\n{products}\n"""\n'
         )
     return text

@@ -18,7 +18,7 @@ ENTRY = {
     ("cuda", "pointwise"): "cuda/pointwise.cuh",
     ("cuda", "row program"): "cuda/rows.cuh",
 }
-PRODUCTS = {kind: f"cuda/{kind}.cuh" for kind in ("product_hopper", "product_ampere")}
+PRODUCTS = {kind: f"cuda/{kind}.cuh" for kind in ("product_few", "product_hopper", "product_ampere")}
 EXPONENTIALS = "common/topped_exponentials.h"  # of a product's rows
 TARGETS = ("cpu", "cuda")
 

@@ -100,11 +100,14 @@ def with_workspace(function: Any, plan: Plan, device: torch.device) -> Callable[
     if not plan.workspace:
         return function  # type: ignore[no-any-return]
     array = ctypes.c_int64 * (len(plan.numbers) + 1)
+    prepared, last = bytes(array(*plan.numbers)), len(plan.numbers)
 
     def call(*arguments: Any) -> int:
         *pointers, _, queue = arguments
         memory = torch.empty(plan.workspace, dtype=torch.uint8, device=device)
-        code: int = function(*pointers, array(*plan.numbers, memory.data_ptr()), queue)
+        numbers = array.from_buffer_copy(prepared)
+        numbers[last] = memory.data_ptr()
+        code: int = function(*pointers, numbers, queue)
         return code
 
     return call

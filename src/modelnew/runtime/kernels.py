@@ -116,10 +116,14 @@ class Kernels:
             self.libraries[(target, scalar)] = found
         return found
 
-    def products(self, kind: str, batch_tile: int, across: bool) -> ctypes.CDLL:
-        """The kernels of this kind that take in a product, for batches of this tile, and weights that are contiguous along n
-        (`across`) or k: most of a build's time goes into one."""
-        defines = ("MN_T=float", f"MN_BATCH_TILE={batch_tile}", *(("MN_WEIGHT_ACROSS=1",) if across else ()))
+    def products(self, kind: str, working: torch.dtype, batch_tile: int, across: bool) -> ctypes.CDLL:
+        """The kernels of this kind that take in a product of this dtype, for batches of this tile, and weights that are
+        contiguous along n (`across`) or k: most of a build's time goes into one."""
+        defines = (
+            f"MN_T={SCALARS[working]}",
+            f"MN_BATCH_TILE={batch_tile}",
+            *(("MN_WEIGHT_ACROSS=1",) if across else ()),
+        )
         key = (kind, " ".join(defines))
         found = self.libraries.get(key)
         if found is None:

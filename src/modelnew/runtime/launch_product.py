@@ -11,8 +11,12 @@ import torch
 
 from modelnew.runtime.call import Made, queue_of, with_workspace
 from modelnew.runtime.launch import Kernel, card_of, dtype_of
+from modelnew.runtime.plan_few import FEW, plan_few
 from modelnew.runtime.plan_product import ACROSS_AT, AMPERE, TILE_AT, plan_product
 from modelnew.runtime.product import NOT_COVERED, Hints, factors_of, fp32_is_asked_for, gathered
+from modelnew.runtime.quick import checker, nothing_is_like
+
+Prepared = tuple[Any, Callable[..., bool], Optional[Callable[..., Any]]]  # what multiplies; for which tensors; a launch
 
 
 class ProductKernel(Kernel):
@@ -21,7 +25,8 @@ class ProductKernel(Kernel):
     def __init__(self, *arguments: Any, product: int, alone: bool = False, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.product, self.alone = product, alone
-        self.fused: dict[Any, Optional[Callable[..., Any]]] = {}
+        self.fused: dict[Any, Prepared] = {}
+        self.latest_product: Prepared = (None, nothing_is_like, None)
         self.hints = Hints()
 
     def after(
@@ -48,10 +53,14 @@ class ProductKernel(Kernel):
         if not (x.is_cuda and fp32_is_asked_for()):
             return None
         given = (x, weight, *others)
-        key = (product, *[(t.dtype, t.device, t.shape, t.stride(), t.data_ptr() % 16) for t in given])
-        if key not in self.fused:
-            self.fused[key] = self._prepare_product(product, x, weight, others)
-        launch = self.fused[key]
+        function, is_like, launch = self.latest_product  # all at once: another thread may be changing them
+        if function is not product or not is_like(*given):
+            key = (product, *[(t.dtype, t.device, t.shape, t.stride(), t.data_ptr() % 16) for t in given])
+            found = self.fused.get(key)
+            if found is None:
+                found = (product, checker(given), self._prepare_product(product, x, weight, others))
+                self.fused[key] = found
+            self.latest_product, launch = found, found[2]
         result = None if launch is None else launch(given)
         if result is not None:
             self.calls += 1
@@ -79,17 +88,18 @@ class ProductKernel(Kernel):
         if found is None:
             return None
         factors, steps = found
-        unmeasured = AMPERE in self.owner.sources
-        plan = plan_product(factors, steps, card_of(x.device), bool(self.reduced), self.alone, unmeasured)
+        about = (factors, steps, card_of(x.device), bool(self.reduced), self.alone)
+        plan = plan_few(*about) or plan_product(*about, AMPERE in self.owner.sources)
         if plan is None:
             return None
-        library = self.owner.products(plan.kind, plan.numbers[TILE_AT], plan.numbers[ACROSS_AT] != 0)
+        library = self.owner.products(plan.kind, x.dtype, plan.numbers[TILE_AT], plan.numbers[ACROSS_AT] != 0)
         function = getattr(library, "launch_" + self.name + "_product")
         function.argtypes = [ctypes.c_void_p] * (len(self.inputs) + 4) + [ctypes.c_int64]
         function.restype = ctypes.c_int
         run = with_workspace(function, plan, x.device)
         made = Made(shapes[0], strides[0], dtype_of(self.outputs[0].storage, working))
         queue, turned = queue_of(x.device), plan.turned
+        numbers = (ctypes.c_int64 * len(plan.numbers))(*plan.numbers)
         if turned:
             factors = factors.turned()
 
@@ -97,9 +107,9 @@ class ProductKernel(Kernel):
             output = torch.empty_strided(made.shape, made.strides, dtype=made.dtype, device=x.device)
             if turned:
                 given = (given[1], given[0], *given[2:])
-            hints = self.hints.of(given[1], factors)
+            hints = None if plan.kind == FEW else self.hints.of(given[1], factors)
             pointers = [t.data_ptr() for t in (output, *given)]
-            code = run(*pointers, hints if hints is None else hints.data_ptr(), None, queue())  # `run` has the numbers
+            code = run(*pointers, hints if hints is None else hints.data_ptr(), numbers, queue())
             if code == NOT_COVERED:
                 return None
             if code:

@@ -13,14 +13,14 @@ from modelnew.runtime.plan_cuda import Device
 
 _FLOAT = 4
 _VECTOR = 16  # bytes that a row of the weight begins at a multiple of
-_LEAST_TIME = 20  # microseconds; what the library does in less, it does while the host prepares a launch
+LEAST_TIME = 20  # microseconds; what the library does in less, it does while the host prepares a launch
 BATCH_TILES = (16, 64, 128)  # rows of x per block
 HOPPER, AMPERE = "product_hopper", "product_ampere"  # kernels by the instructions of 9.0 alone, and of 8.0 and later
 AMPERE_TILES = (16, 64)  # more sums would not fit in a block's registers
 _UNMEASURED = (8, 12)  # major compute capabilities on which Ampere's was never timed
 ACROSS_AT, TILE_AT, STRIDES_AT = 0, 5, 15  # in the numbers
 MOST_BATCH_DIMS = 2
-_LARGEST = 1 << 30  # of m, n and k
+LARGEST = 1 << 30  # of m, n and k
 
 # What the kernel is made of; device/cuda/product_units.cuh has the same numbers.
 ROWS_PER_BLOCK = 128  # of the weight
@@ -110,7 +110,7 @@ def plan_product(
     for found, steps in ways:
         ours, tile, splits = choose(found, reduces, device)
         times.append((ours * (_TURNED if found is other else 1), tile, splits, found, steps))
-    if not times or theirs < _LEAST_TIME or theirs < min(times)[0]:
+    if not times or theirs < LEAST_TIME or theirs < min(times)[0]:
         return None
     _, tile, splits, found, steps = min(times)
     return launch_of(found, steps, device, reduces, tile, splits)._replace(turned=found is other)
@@ -120,7 +120,7 @@ def covers(factors: Factors) -> bool:
     """Whether the kernel can take the second one as the weight: what the copy engine brings."""
     w, sizes = factors.w, (factors.m, factors.n, factors.k, factors.batches)
     lies_well = min(w) == 1 and all(step * _FLOAT % _VECTOR == 0 for step in (w[across(factors)], *factors.w_apart))
-    return lies_well and max(sizes) <= _LARGEST and len(factors.batch) <= MOST_BATCH_DIMS
+    return lies_well and max(sizes) <= LARGEST and len(factors.batch) <= MOST_BATCH_DIMS
 
 
 def across(factors: Factors) -> int:

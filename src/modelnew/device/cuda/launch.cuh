@@ -42,6 +42,19 @@ class device_scope {
   cudaError_t error_;
 };
 
+// A kernel may start while the one before it still runs (`early`, from compute capability 9.0 on), once all blocks of that
+// one have said so; what that one has written is there after the wait.
+MN_FN void let_next_kernel_start() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+MN_FN void wait_for_kernel_before() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 struct launch_shape {
   int64_t blocks = 1;
   int threads = 256;

@@ -215,6 +215,19 @@ struct partial_words {
   }
 };
 
+// Whether this block is the last of `count` to come here, with its first threads: it may read what the others wrote before.
+template <int Threads>
+MN_FN bool comes_last(uint32_t* counter, int count, uint32_t* flag) {
+  block_barrier<Threads>();
+  if (threadIdx.x == 0) {
+    __threadfence();
+    *flag = atomicAdd(counter, 1u);
+    __threadfence();
+  }
+  block_barrier<Threads>();
+  return *flag + 1 == static_cast<uint32_t>(count);
+}
+
 // Columns of the result: the partial results of all tiles of n, by one warp, `partial` apart by the tiles.
 template <class Reduce, class Finish, int Columns, class Outs, class Ins>
 MN_FN void finish_columns(const product_operands<Outs, Ins>& o, const partial_words<typename Reduce::type>* partial,

@@ -61,18 +61,6 @@ MN_FN void sum_again(const product_operands<Outs, Ins>& o, int64_t k, const held
   }
 }
 
-// Whether this block is the last of `count` to come here: it may read what the others wrote before.
-MN_FN bool comes_last(uint32_t* counter, int count, uint32_t* flag) {
-  block_barrier<product_workers>();
-  if (threadIdx.x == 0) {
-    __threadfence();
-    *flag = atomicAdd(counter, 1u);
-    __threadfence();
-  }
-  block_barrier<product_workers>();
-  return *flag + 1 == static_cast<uint32_t>(count);
-}
-
 // Puts the sums of all parts of k together, in their order, in the block that comes last. False: another one does it.
 template <int N>
 MN_FN bool join_parts(const product_shape& s, int64_t tile, int part, uint32_t* flag, float (&total)[N],
@@ -83,7 +71,7 @@ MN_FN bool join_parts(const product_shape& s, int64_t tile, int part, uint32_t* 
   for (int i = 0; i < N; ++i) __stcg(mine + i * product_workers, total[i]);
 #pragma unroll
   for (int r = 0; r < 2; ++r) __stcg(mine + (N + r) * product_workers, largest[r]);
-  if (!comes_last(s.tile_counters + tile, s.splits, flag)) return false;
+  if (!comes_last<product_workers>(s.tile_counters + tile, s.splits, flag)) return false;
 #pragma unroll
   for (int i = 0; i < N; ++i) total[i] = 0.0f;
   for (int p = 0; p < s.splits; ++p, sums += (N + 2) * product_workers) {
@@ -143,7 +131,7 @@ MN_FN void reduce_tile(const product_operands<Outs, Ins>& o, const product_shape
     for (int i = 1; i < product_warps; ++i) value = Reduce::combine(value, values[i * columns + column]);
     partials[(m0 + column) * s.n_tiles + u.n_tile].set(value);
   }
-  if (!comes_last(s.row_counters + int64_t(u.batch) * s.m_tiles + u.m_tile, s.n_tiles, flag)) return;
+  if (!comes_last<product_workers>(s.row_counters + int64_t(u.batch) * s.m_tiles + u.m_tile, s.n_tiles, flag)) return;
   constexpr int each = columns / product_warps;
   const int64_t first = m0 + warp * each;
   finish_columns<Reduce, Finish, each>(o, partials + first * s.n_tiles, s.n_tiles, sums.batch, first, s.m, s.n);

@@ -97,9 +97,6 @@ MN_FN void give_registers() {
   MN_SM90A("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers));
 }
 
-// What the kernel before this one has written, where this one was started early, is there after the wait.
-MN_FN void wait_for_kernel_before() { MN_SM90A("griddepcontrol.wait;" ::: "memory"); }
-
 // Where the second operand of a product begins: rows of 128 bytes, swizzled by 128 bytes, 8 rows after each other.
 MN_FN uint64_t operand_at(uint32_t address) {
   return uint64_t((address & 0x3ffff) >> 4) | uint64_t(1) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;

@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(product_threads, 1)
     sm90::barrier_inits_visible();
   }
   cluster_group::barrier();
-  sm90::wait_for_kernel_before();
+  wait_for_kernel_before();
   if (threadIdx.x >= product_workers) {
     sm90::give_registers<40>();
     if (threadIdx.x == product_workers) bring_stages<Columns, Cluster>(w, s, ring);

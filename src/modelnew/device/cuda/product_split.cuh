@@ -321,13 +321,6 @@ MN_FN void find_unit(const product_split<X>& s, unsigned row, unsigned rows) {
   if (speaks) s.w_unit[row] = unit_from(hint);
 }
 
-// A kernel may start while the one before it still runs, once all blocks of that one have said so.
-MN_FN void let_next_kernel_start() {
-#if !defined(MN_SIMT) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-
 // What there is to do besides splitting x. Numbers of rows are below 2^31, and so are they when threads have been added.
 template <class X>
 MN_FN void prepare_product(const product_split<X>& s) {

@@ -44,6 +44,12 @@ T checked_load(const T* p) {
   memcpy(static_cast<void*>(&value), p, sizeof(T));
   return value;
 }
+inline void off_chip(const void* p, const char* instruction) {
+  for (const block* b : gpu.current->home->cluster) {
+    const unsigned char* first = b->shared.get();
+    if (p >= first && p < first + b->shared_bytes) fail("%s at an address in shared memory", instruction);
+  }
+}
 template <class T>
 void checked_store(T* p, T value) {
   on_store(p, sizeof(T));
@@ -51,15 +57,17 @@ void checked_store(T* p, T value) {
 }
 }  // namespace simt
 
-// Cache hints change where data is kept, not what is read.
+// Cache hints change where data is kept, not what is read. These instructions are for memory, not for what is on chip.
 #define SIMT_LOAD(name)           \
   template <class T>              \
   inline T name(const T* p) {     \
+    simt::off_chip(p, #name);     \
     return simt::checked_load(p); \
   }
 #define SIMT_STORE(name)                                \
   template <class T>                                    \
   inline void name(T* p, std::common_type_t<T> value) { \
+    simt::off_chip(p, #name);                           \
     simt::checked_store(p, value);                      \
   }
 SIMT_LOAD(__ldg)
