@@ -322,8 +322,8 @@ PRODUCT_FAULTS = [
     Fault(
         "beyond the last row",
         "product_sm80.cuh",
-        "n < s.n && k < s.k",
-        "n < s.n + IF && k < s.k",
+        "left_n > 0 && left_k > 0",
+        "left_n + IF > 0 && left_k > 0",
         product(3, 20, 32),
         OUT,
     ),
