@@ -94,6 +94,11 @@ def test_rows_that_wait(program: Get, size: int) -> None:
         assert softmax(program, random((count, size)), [1], device, orders=(0, 1)) == "staged"
 
 
+def test_rows_that_wait_in_the_largest_cluster(program: Get) -> None:
+    """Of 16 blocks, which eight with two chunks each would not do for; more rows than teams."""
+    assert softmax(program, random((3, 17 * CHUNK + 3)), [1], WAITING) == "staged"
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_rows_that_wait_begin_anywhere(program: Get, dtype: type) -> None:
     vector = 16 // np.dtype(dtype).itemsize
