@@ -130,7 +130,7 @@ def test_cross_entropy():
         judge(Function(lambda s, x, y, r=reduction: F.cross_entropy(x, y, reduction=r)), x, target)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16], ids=str)
 def test_cross_entropy_finds_its_target_anywhere(dtype, monkeypatch):
     """Rows of one class and of thousands, images in either memory format, slices; targets narrow, expanded, ignored."""
     monkeypatch.setenv("CXX", str(QUICK_COMPILER))

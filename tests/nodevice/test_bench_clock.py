@@ -22,11 +22,12 @@ from modelnew.bench.clock import CpuClock, CudaClock
 )
 def test_the_larger_time_counts(event: float, host: float, seconds: float, off_stream: bool) -> None:
     clock: Any = object.__new__(CudaClock)
-    clock._empty_seconds = 0.1e-6
+    clock._empty_seconds, clock._between_seconds = 0.1e-6, 60e-6
     clock._one = lambda call: (event, host, call())
     sample = clock.sample(lambda: "answer", 4)
     assert sample.seconds == pytest.approx(seconds)
     assert sample.off_stream == off_stream and sample.result == "answer"
+    assert sample.told == pytest.approx(4 * (seconds + 60e-6))  # with what passes between calls
 
 
 @pytest.mark.parametrize(

@@ -8,20 +8,20 @@ import pytest
 from tests.compile_gate import Case, above_table, check, complaints_of, default_cases, table_of
 from tests.examples import SMALL, load, write
 
-ARCHS = ("sm_80", "sm_90a", "sm_100")
+OTHERS = ("sm_80", "sm_100")
 
 
 pytestmark = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
 
 
 def test_the_library_compiles():
-    results = check(default_cases())
+    results = check([case for case in default_cases() if case.quick])
     assert complaints_of(results) + above_table(table_of(results)) == []
 
 
 def test_examples_compile(tmp_path):
     cases = []
-    for example in SMALL:
+    for number, example in enumerate(SMALL):
         kernels = load(write(example, tmp_path))["ModelNew"].kernels
-        cases.append(Case(example, kernels.sources["cuda"], ("MN_T=float",), ARCHS))
-    assert complaints_of(check(cases, ARCHS)) == []
+        cases.append(Case(example, kernels.sources["cuda"], ("MN_T=float",), ("sm_90a", OTHERS[number % 2])))
+    assert complaints_of(check(cases)) == []

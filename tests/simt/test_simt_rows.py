@@ -85,7 +85,7 @@ def test_long_rows(program: Get, shape: tuple[int, int], device: Device, kind: s
 CHUNK = 384 * 4 * 4  # fp32 elements (stage_shape in rows_staged.cuh)
 
 
-@pytest.mark.parametrize("size", [CHUNK * n + d for n in (2, 4, 7, 16) for d in (-5, -1, 0, 1, 5)])
+@pytest.mark.parametrize("size", [CHUNK * n + d for n in (2, 7, 16) for d in (-1, 0, 5)])
 def test_rows_that_wait(program: Get, size: int) -> None:
     """Sizes around a chunk, and around what a block, and a cluster of 2, 4 and 8, have places for; more rows than teams,
     whose last ones have nothing to send for."""
@@ -321,7 +321,7 @@ def test_exponentials_in_one_sweep(program: Get, size: int, axes: list[int], dev
     some = HARD[::4] if kind == "grid" else HARD  # many threads, which meet at every barrier
     made = [make(np.random.default_rng(size).standard_normal(size), t) for make in some]
     for name, dtype in (("softmax float", np.float32), ("softmax half", np.float16)):
-        for off, orders in ((0, (0,)), (3, (1,))):
+        for off, orders in ((0, (0,)),) if dtype is np.float16 else ((3, (1,)),):
             with np.errstate(over="ignore", invalid="ignore"):
                 x = misaligned(np.stack(made, 1 - axes[0]).astype(dtype), off)
                 wide = x.astype(np.float64)
