@@ -66,7 +66,7 @@ def run(program, x, y):
     return [ENDS[name](values[i]) for name, i in ends]
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(
     program=programs(),
     shape=st.sampled_from(SHAPES),
